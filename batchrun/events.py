@@ -1,0 +1,187 @@
+"""What happens in a run, as values that observers are told.
+
+An observer is any callable that takes one event. Observers are called in the thread of the runner, in
+order, and can change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
+
+__all__ = [
+    "AttemptEnded",
+    "ChunkSettled",
+    "ChunksPlaced",
+    "ChunksPlanned",
+    "ChunksRecalled",
+    "Event",
+    "Observer",
+    "RetryScheduled",
+    "RunEnded",
+    "RunStarted",
+    "RunStopping",
+    "SlotUse",
+    "SlotsChanged",
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run."""
+
+    run_id: str
+    """The run."""
+    at: float
+    """When, in seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The run was recorded and begins, or goes on after a resume."""
+
+    pipeline: str
+    """The pipeline's name."""
+    stages: tuple[str, ...]
+    """The stages' names in order."""
+    rows: int
+    """Rows of the input."""
+    folder: str
+    """Where the run's files are."""
+    cluster: str
+    """What it runs on, in a few words."""
+    dashboard: str = ""
+    """The address of the dashboard page; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class ChunksPlanned(Event):
+    """More of the input was cut into chunks."""
+
+    chunks: int
+    """Chunks planned so far, in all."""
+    rows: int
+    """Rows in them."""
+    settled: int = 0
+    """How many of these chunks an earlier session of the run had settled."""
+    settled_rows: int = 0
+    """Rows in the chunks that were settled before."""
+
+
+@dataclass(frozen=True)
+class ChunksRecalled(Event):
+    """Chunks that an earlier session of the run had settled, told once when the run goes on."""
+
+    chunks: tuple[int, ...]
+    """Their numbers."""
+    outcomes: tuple[Outcome, ...]
+    """How each ended."""
+    rows: tuple[int, ...]
+    """Input rows of each."""
+
+
+@dataclass(frozen=True)
+class ChunksPlaced(Event):
+    """Chunks were handed to workers; each runs until its next AttemptEnded."""
+
+    chunks: tuple[int, ...]
+    """Their numbers."""
+    workers: tuple[str, ...] = ()
+    """The worker that each went to."""
+
+
+@dataclass(frozen=True)
+class AttemptEnded(Event):
+    """One try of a chunk at a stage ended."""
+
+    attempt: Attempt
+    """The record of it."""
+
+
+@dataclass(frozen=True)
+class RetryScheduled(Event):
+    """A chunk will be tried again."""
+
+    chunk: int
+    """The chunk's number."""
+    stage: str
+    """The stage that failed."""
+    wait: float
+    """Seconds until it may be tried."""
+    error: ErrorRecord
+    """Why."""
+
+
+@dataclass(frozen=True)
+class ChunkSettled(Event):
+    """A chunk has its outcome, and it is durable."""
+
+    chunk: int
+    """The chunk's number."""
+    outcome: Outcome
+    """How it ended."""
+    rows: int
+    """Input rows of the chunk."""
+    rows_out: int
+    """Rows of its result; 0 unless it was solved."""
+    seconds: float
+    """Seconds of all its attempts together."""
+
+
+@dataclass(frozen=True)
+class SlotUse:
+    """Supply and demand of one kind of slot."""
+
+    tag: str
+    """``threads``, ``MEMORY`` (bytes) or a resource tag."""
+    capacity: float
+    """What all live workers have together."""
+    used: float
+    """What running tasks hold."""
+    waiting: float
+    """What the chunks that wait would take if all ran at once."""
+
+
+@dataclass(frozen=True)
+class SlotsChanged(Event):
+    """Capacity, use or waiting demand changed; told a few times a second at most."""
+
+    slots: tuple[SlotUse, ...]
+    """``threads`` first, then ``MEMORY``, then the tags by name."""
+    workers: int
+    """Live workers."""
+
+
+@dataclass(frozen=True)
+class RunStopping(Event):
+    """Somebody asked the run to stop; nothing new is started."""
+
+    running: int
+    """Chunks that are running and may still end."""
+    grace: float
+    """Seconds that they get."""
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """The run has its final state, and everything is durable."""
+
+    state: RunState
+    """How it ended."""
+    rows_in: int
+    """Rows of the input."""
+    rows_solved: int
+    """Rows in chunks with a result."""
+    rows_quarantined: int
+    """Rows set apart because they failed."""
+    rows_cancelled: int
+    """Rows that were never solved because the run stopped."""
+    seconds: float
+    """Wall time of this session of the run."""
+    error: ErrorRecord | None = None
+    """The error that ended the run, if one did."""
+
+
+Observer = Callable[[Event], None]

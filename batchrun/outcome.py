@@ -1,0 +1,191 @@
+"""How attempts and runs end, and what the command line tells the shell."""
+
+from __future__ import annotations
+
+import enum
+import os
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+
+__all__ = ["Attempt", "ErrorRecord", "ExitCode", "Outcome", "RunState"]
+
+
+class Outcome(enum.StrEnum):
+    """How one attempt of one chunk ended."""
+
+    SUCCEEDED = "succeeded"
+    STOPPED_WITH_SOLUTION = "stopped_with_solution"
+    FAILED = "failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMED_OUT = "timed_out"
+    WORKER_LOST = "worker_lost"
+    CANCELLED = "cancelled"
+
+    @property
+    def description(self) -> str:
+        """What it means, as the end of a sentence."""
+        return _LOOKS[self][0]
+
+    @property
+    def symbol(self) -> str:
+        """One character for tables."""
+        return _LOOKS[self][1]
+
+    @property
+    def color(self) -> str:
+        """The colour that it has everywhere, as ``#rrggbb``."""
+        return _LOOKS[self][2]
+
+    @property
+    def solved(self) -> bool:
+        """Whether the chunk has a result that counts as solved."""
+        return self in (Outcome.SUCCEEDED, Outcome.STOPPED_WITH_SOLUTION)
+
+
+_LOOKS = {
+    Outcome.SUCCEEDED: ("the stage gave its result", "✓", "#2a9d5c"),
+    Outcome.STOPPED_WITH_SOLUTION: ("stopped; its best answer so far was kept", "◐", "#4c8fd6"),
+    Outcome.FAILED: ("the stage raised an error", "✗", "#d1495b"),
+    Outcome.OUT_OF_MEMORY: ("the stage passed its memory limit", "▲", "#9b4dca"),
+    Outcome.TIMED_OUT: ("the stage passed its time limit", "◷", "#e08e2b"),
+    Outcome.WORKER_LOST: ("its worker went away", "↯", "#7a6a53"),
+    Outcome.CANCELLED: ("cancelled before it ended", "–", "#8a94a3"),
+}
+
+
+class RunState(enum.StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen to the run by itself."""
+        return self not in (RunState.QUEUED, RunState.RUNNING)
+
+
+class ExitCode(enum.IntEnum):
+    """What ``batchrun`` returns to the shell."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    USAGE = 2
+    PARTIAL = 3
+    CANCELLED = 4
+    UNREACHABLE = 5
+    INTERRUPTED = 130
+
+    @classmethod
+    def of(cls, state: RunState) -> ExitCode:
+        """The exit code of a command whose run stands at *state*.
+
+        >>> ExitCode.of(RunState.PARTIAL)
+        <ExitCode.PARTIAL: 3>
+        """
+        codes = {
+            RunState.FAILED: cls.FAILED,
+            RunState.PARTIAL: cls.PARTIAL,
+            RunState.CANCELLED: cls.CANCELLED,
+        }
+        return codes.get(state, cls.SUCCEEDED)
+
+
+@dataclass(frozen=True)
+class ErrorRecord:
+    """An error as plain text, so that it can cross any wall and be read years later."""
+
+    type: str
+    """The class of the error, with its module unless it is a builtin."""
+    message: str
+    """What the error said."""
+    traceback: str = ""
+    """The traceback, the user's own frames only."""
+    classes: tuple[str, ...] = ()
+    """Names of the error's class and of all its bases, nearest first."""
+    signature: str = ""
+    """Type and place of the error; two chunks that fail alike have the same one."""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorRecord:
+        """The record of an exception; never raises, whatever the exception does when it is asked."""
+        kind = type(error)
+        name = (
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        )
+        try:
+            message = str(error)
+        except Exception as broken:
+            message = f"(its message cannot be read: {type(broken).__name__})"
+        frames = _user_frames(error.__traceback__)
+        place = f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+        return cls(
+            type=name,
+            message=_clip(message, 4_000),
+            traceback=_clip(_format_traceback(error, name, message), 16_000),
+            classes=tuple(base.__name__ for base in kind.__mro__ if base is not object),
+            signature=f"{name} at {place}" if place else name,
+        )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one chunk at one stage on one worker."""
+
+    chunk: int
+    """The chunk's number in input order, from 0."""
+    stage: str
+    """The name of the stage."""
+    attempt: int
+    """Which try of the chunk at this stage it was, from 1."""
+    worker: str
+    """The name of the worker."""
+    outcome: Outcome
+    """How it ended."""
+    started: float
+    """When it began, in seconds since the epoch, by the worker's clock."""
+    seconds: float
+    """How long it took, reading its input and encoding its result included."""
+    rows_in: int = 0
+    """Rows of the frame that the stage was given."""
+    rows_out: int = 0
+    """Rows of the frame that the stage gave back."""
+    peak_memory: int | None = None
+    """The most memory that the attempt used, in bytes; None where it was not measured."""
+    error: ErrorRecord | None = None
+    """What went wrong, if anything."""
+
+
+def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
+    """The frames below batchrun's own, or all of them if there is no other."""
+    frames = list(traceback.extract_tb(trace))
+    own = os.path.dirname(os.path.abspath(__file__))
+    theirs = [frame for frame in frames if not os.path.abspath(frame.filename).startswith(own + os.sep)]
+    return theirs or frames
+
+
+def _format_traceback(error: BaseException, name: str, message: str) -> str:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    text = ""
+    if cause is not None:
+        record = ErrorRecord.of(cause)
+        text = f"{record.traceback}\nand then\n\n"
+    frames = "".join(traceback.format_list(_user_frames(error.__traceback__)))
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    return f"{text}Traceback (most recent call last):\n{frames}{name}: {message}{notes}\n"
+
+
+def _clip(text: str, most: int) -> str:
+    """The head and the tail of a text that is longer than *most* characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"

@@ -1,0 +1,225 @@
+"""What a stage needs and what a worker has: sizes, times, tags.
+
+``MEMORY`` is a Dask abstract resource like any other, in bytes; batchrun gives it to every worker that
+it starts. See https://distributed.dask.org/en/stable/resources.html.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from batchrun.errors import PipelineError
+
+__all__ = [
+    "MEMORY",
+    "Demand",
+    "Worker",
+    "describe_workers",
+    "format_bytes",
+    "format_seconds",
+    "parse_bytes",
+    "parse_seconds",
+    "summarize_workers",
+]
+
+MEMORY = "MEMORY"
+"""The resource tag that counts bytes of memory."""
+MOST_GROUPS = 4
+"""Groups of workers that a headline names; of more it tells the number of workers only."""
+
+
+def parse_bytes(text: str | float) -> int:
+    """A size as people write it, in bytes.
+
+    Raises PipelineError for anything that is not a positive size.
+
+    >>> parse_bytes("6GiB")
+    6442450944
+    """
+    from dask.utils import parse_bytes as parse
+
+    try:
+        if isinstance(text, bool) or not str(text).strip():
+            raise ValueError  # which Dask takes for one byte
+        size = int(parse(text))
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise PipelineError(f"{text!r} is not a size; write it like '6GiB' or '512MiB'") from error
+    if size <= 0:
+        raise PipelineError(f"a size must be above zero, not {text!r}")
+    return size
+
+
+def parse_seconds(text: str | float) -> float:
+    """A time as people write it, in seconds.
+
+    Raises PipelineError for anything that is not a time of zero or more.
+
+    >>> parse_seconds("90min"), parse_seconds("250ms"), parse_seconds(3)
+    (5400.0, 0.25, 3.0)
+    """
+    from dask.utils import parse_timedelta
+
+    written = str(text).strip()
+    try:
+        amount = written.removeprefix("-")
+        if amount.endswith("min"):
+            amount = amount[:-3] + " minutes"
+        seconds = float(parse_timedelta(amount))
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise PipelineError(f"{text!r} is not a time; write it like '90min', '2h' or '30s'") from error
+    if seconds and written.startswith("-"):
+        raise PipelineError(f"a time cannot be negative, as {text!r} is")
+    return seconds
+
+
+def format_bytes(size: float) -> str:
+    """A size for people to read.
+
+    >>> format_bytes(6 * 2**30), format_bytes(1536), format_bytes(12), format_bytes(1023.6 * 2**20)
+    ('6 GiB', '1.5 KiB', '12 B', '1 GiB')
+    """
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        # Compared as it would be shown, so that no unit ever counts to 1024.
+        if round(amount) < 1024:
+            return _amount(amount, unit)
+        amount /= 1024
+    return _amount(amount, "TiB")
+
+
+def _amount(amount: float, unit: str) -> str:
+    """Three digits of an amount, or all of a whole one with more."""
+    whole = unit == "B" or round(amount) >= 1000
+    return f"{amount:.0f} {unit}" if whole else f"{amount:.3g} {unit}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time for people to read.
+
+    >>> format_seconds(0.0042), format_seconds(5.25), format_seconds(5400), format_seconds(90)
+    ('4.2 ms', '5.2 s', '1 h 30 min', '1 min 30 s')
+    """
+    milliseconds = seconds * 1000
+    if round(milliseconds) < 1000:
+        return f"{milliseconds:.2g} ms" if milliseconds < 10 else f"{milliseconds:.0f} ms"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def _quantity(amount: float) -> str:
+    return f"{amount:g}"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one running task takes from its worker, beside one thread.
+
+    >>> str(Demand(memory=2**30, tags={"HIGHMEM": 1}))
+    'HIGHMEM: 1, MEMORY: 1 GiB'
+    """
+
+    memory: int = 0
+    """Bytes of ``MEMORY``; 0 asks for none in particular."""
+    tags: Mapping[str, float] = field(default_factory=dict)
+    """Resource tags and the quantity of each."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", dict(sorted(self.tags.items())))
+
+    def __hash__(self) -> int:
+        return hash((self.memory, tuple(self.tags.items())))
+
+    def __str__(self) -> str:
+        parts = [f"{tag}: {_quantity(amount)}" for tag, amount in self.tags.items()]
+        if self.memory:
+            parts.append(f"{MEMORY}: {format_bytes(self.memory)}")
+        return ", ".join(parts) or "one thread"
+
+    def resources(self) -> dict[str, float]:
+        """The demand as Dask's ``resources=`` mapping, ``MEMORY`` in bytes."""
+        wanted = dict(self.tags)
+        if self.memory:
+            wanted[MEMORY] = self.memory
+        return wanted
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One live worker and all that it has when idle."""
+
+    address: str
+    """What the executor knows it by."""
+    name: str
+    """What people know it by: its group and number."""
+    threads: int
+    """Tasks that it can run at once."""
+    memory: int
+    """Bytes that tasks may ask for together."""
+    tags: Mapping[str, float] = field(default_factory=dict)
+    """Resource tags and the quantity of each, ``MEMORY`` left out."""
+    host: str = "localhost"
+    """The machine it runs on."""
+
+    def can_ever_run(self, demand: Demand) -> bool:
+        """Whether an idle worker of this shape meets *demand*."""
+        return (
+            self.threads > 0
+            and demand.memory <= self.memory
+            and all(self.tags.get(tag, 0) >= amount for tag, amount in demand.tags.items())
+        )
+
+    @property
+    def group(self) -> str:
+        """What workers of one kind share: the name without its number; empty if it is no more than a number
+        or an address.
+
+        >>> Worker("tcp://10.0.0.1:4001", "high-mem-3", 1, 0).group
+        'high-mem'
+        """
+        if "://" in self.name:
+            return ""
+        before, dash, number = self.name.rpartition("-")
+        name = before if dash and number.isdigit() else self.name
+        return "" if name.isdigit() else name
+
+    @property
+    def shape(self) -> str:
+        """All that it has when idle, for people."""
+        tags = "".join(f", {tag}: {_quantity(amount)}" for tag, amount in self.tags.items())
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{threads}, {MEMORY}: {format_bytes(self.memory)}{tags}"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.shape})"
+
+
+def describe_workers(workers: Iterable[Worker]) -> str:
+    """What the workers have, those of one group and shape counted together.
+
+    >>> describe_workers(Worker("", f"standard-{n}", 1, 2**30) for n in range(2))
+    '2 × standard (1 thread, MEMORY: 1 GiB)'
+    """
+    kinds = Counter(f"{worker.group or 'worker'} ({worker.shape})" for worker in workers)
+    return ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) or "no worker at all"
+
+
+def summarize_workers(workers: Iterable[Worker]) -> str:
+    """How many workers there are of each group, short enough for a headline; the largest group comes first.
+
+    >>> summarize_workers(Worker("", name, 1, 2**30) for name in ("highmem-0", "standard-0", "standard-1"))
+    '2 standard, 1 highmem'
+    """
+    groups = Counter(worker.group for worker in workers)
+    total = groups.total()
+    if not total:
+        return "no worker"
+    if "" in groups or len(groups) > MOST_GROUPS:
+        return "1 worker" if total == 1 else f"{total} workers"
+    return ", ".join(f"{count} {group}" for group, count in groups.most_common())
