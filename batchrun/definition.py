@@ -1,0 +1,320 @@
+"""Pipelines and stages: what runs on a chunk, and what it needs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+from batchrun.context import ChunkContext
+from batchrun.errors import ParameterError, PipelineError, near_miss
+from batchrun.resources import MEMORY, Demand, parse_bytes
+from batchrun.retry import RetryPolicy
+from batchrun.signature import Signature, read_signature, validate
+from batchrun.split import ByFile, ByGroup, ByRows, Split
+
+__all__ = ["BoundParameters", "Pipeline", "Stage", "as_pipeline", "pipeline"]
+
+StageFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True, init=False)
+class Stage:
+    """One function of a pipeline and what it needs.
+
+    The function takes a frame, and keyword-only arguments that become parameters of the pipeline; it
+    gives a frame back, or None for no rows. A parameter annotated ChunkContext is filled in.
+
+    >>> def score(chunk, *, rate: float = 0.1):
+    ...     return chunk.assign(score=chunk.value * rate)
+    >>> Stage(score, memory="6GiB", resources={"HIGHMEM": 1}).demand
+    Demand(memory=6442450944, tags={'HIGHMEM': 1.0})
+    """
+
+    function: StageFunction
+    """DataFrame in, DataFrame out."""
+    name: str
+    """What attempts and reports call it."""
+    demand: Demand
+    """Memory and resource tags that it takes while it runs."""
+    retry: RetryPolicy
+    """What happens after an error."""
+    columns: tuple[str, ...] | None
+    """The columns that it is given; None for all there are."""
+
+    def __init__(
+        self,
+        function: StageFunction,
+        *,
+        name: str | None = None,
+        memory: str | int | None = None,
+        resources: Mapping[str, float] | None = None,
+        retry: RetryPolicy | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        if not callable(function):
+            raise PipelineError(f"a stage needs a function, not {function!r}")
+        name = str(name or getattr(function, "__name__", type(function).__name__))
+        values = {
+            "function": function,
+            "name": name,
+            "demand": Demand(parse_bytes(memory) if memory is not None else 0, _check_tags(name, resources)),
+            "retry": retry or RetryPolicy(),
+            "columns": _check_columns(f"stage `{name}`", columns),
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+        self.signature  # noqa: B018  a malformed function is refused here and now
+
+    @cached_property
+    def signature(self) -> Signature:
+        """How the function wants to be called."""
+        return read_signature(self.function, f"stage `{self.name}`")
+
+
+@dataclass(frozen=True)
+class BoundParameters:
+    """The parameters of a run, validated."""
+
+    stages: tuple[dict[str, Any], ...]
+    """Keyword arguments for each stage in order, as Python values."""
+    combine: dict[str, Any]
+    """Keyword arguments for ``combine``."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """All parameters by name as JSON values, defaults included."""
+
+
+class Pipeline:
+    """A named chain of stages over a table, a way to split it and, optionally, to combine the results.
+
+    Args:
+        name: What runs and reports call it.
+        split: ``by_rows``, ``by_group`` or ``by_file``.
+        stages: Functions or Stages, applied one after the other to each chunk.
+        combine: Takes an iterator of result frames in input order and gives one frame.
+        columns: The input columns to read; None for all. Columns of a ``by_group`` are always read.
+
+    Calling a pipeline applies its stages to one frame in this process, without splitting.
+
+    Raises PipelineError if a part is not well formed.
+
+    >>> from batchrun import by_rows
+    >>> def double(chunk):
+    ...     return chunk * 2
+    >>> Pipeline("doubled", split=by_rows(100), stages=[double])
+    Pipeline('doubled', split=by_rows(100), stages=[double])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        split: Split,
+        stages: Sequence[Stage | StageFunction],
+        combine: Callable[..., Any] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[^\s/\\:]+", name):
+            raise PipelineError(f"{name!r} cannot name a pipeline; use letters, digits, '-', '_' and '.'")
+        if not isinstance(split, (ByRows, ByGroup, ByFile)):
+            raise PipelineError(
+                f"pipeline `{name}` has split={split!r}; use by_rows(10_000), by_group('column') or by_file()"
+            )
+        if callable(stages) or isinstance(stages, Stage):
+            stages = [stages]
+        if not stages:
+            raise PipelineError(f"pipeline `{name}` has no stage; give at least one function")
+        if combine is not None and not callable(combine):
+            raise PipelineError(f"pipeline `{name}` has combine={combine!r}; it must be a function")
+        self.name = name
+        self.split = split
+        self.stages = _with_unique_names(
+            [stage if isinstance(stage, Stage) else Stage(stage) for stage in stages]
+        )
+        self.combine = combine
+        self.columns = _check_columns(f"pipeline `{name}`", columns)
+        self.__doc__ = inspect.getdoc(self.stages[0].function) or self.__doc__
+
+    def __repr__(self) -> str:
+        names = ", ".join(stage.name for stage in self.stages)
+        return f"Pipeline({self.name!r}, split={self.split}, stages=[{names}])"
+
+    def __call__(self, frame: Any, **params: Any) -> Any:
+        """Apply the stages to one *frame* in this process and give its result; nothing is recorded."""
+        bound = self.bind(params)
+        for stage, arguments in zip(self.stages, bound.stages, strict=True):
+            arguments = dict(arguments)
+            if stage.signature.context:
+                arguments[stage.signature.context] = ChunkContext(
+                    "", 0, stage.name, 1, len(frame), "inline", stage.demand.memory
+                )
+            frame = stage.function(frame, **arguments)
+        return frame
+
+    @cached_property
+    def combine_signature(self) -> Signature | None:
+        """How ``combine`` wants to be called; None without one."""
+        return read_signature(self.combine, f"combine of `{self.name}`") if self.combine else None
+
+    @property
+    def target(self) -> str | None:
+        """``module:name``, from which another process can load the pipeline; None if there is no such place.
+
+        A pipeline that was made in a notebook or a script has none.
+        """
+        for module_name in dict.fromkeys(
+            getattr(function, "__module__", None)
+            for function in [*(stage.function for stage in self.stages), self.combine]
+            if function is not None
+        ):
+            module = _importable(module_name)
+            for name, value in vars(module).items() if module else ():
+                if value is self:
+                    return f"{module_name}:{name}"
+        return None
+
+    @property
+    def legs(self) -> tuple[tuple[int, ...], ...]:
+        """Stage numbers in runs of equal demand; a chunk goes through one leg on one worker in one go."""
+        legs: list[list[int]] = []
+        for number, stage in enumerate(self.stages):
+            if legs and self.stages[legs[-1][-1]].demand == stage.demand:
+                legs[-1].append(number)
+            else:
+                legs.append([number])
+        return tuple(tuple(leg) for leg in legs)
+
+    def input_columns(self) -> tuple[str, ...] | None:
+        """The input columns that must be read; None for all."""
+        wanted = self.columns if self.columns is not None else self.stages[0].columns
+        if wanted is None:
+            return None
+        grouped = self.split.columns if isinstance(self.split, ByGroup) else ()
+        return tuple(dict.fromkeys([*wanted, *grouped]))
+
+    def bind(self, params: Mapping[str, Any]) -> BoundParameters:
+        """Validate *params* against the keyword-only annotations of the stages and of ``combine``.
+
+        Raises ParameterError for one that is unknown, missing or of the wrong type.
+        """
+        owners = [stage.signature for stage in self.stages]
+        last = self.combine_signature
+        known = {name for owner in [*owners, *([last] if last else [])] for name in owner.parameters}
+        for name in params:
+            if name not in known:
+                takes = f"it takes {', '.join(f'`{n}`' for n in sorted(known))}" if known else "it takes none"
+                raise ParameterError(
+                    f"pipeline `{self.name}` has no parameter `{name}`; {takes}.{near_miss(name, known)}"
+                )
+        record: dict[str, Any] = {}
+        bound = [validate(self.name, owner, params, record) for owner in owners]
+        return BoundParameters(
+            tuple(bound), validate(self.name, last, params, record) if last else {}, record
+        )
+
+
+def pipeline(
+    *,
+    split: Split,
+    name: str | None = None,
+    combine: Callable[..., Any] | None = None,
+    columns: Sequence[str] | None = None,
+    memory: str | int | None = None,
+    resources: Mapping[str, float] | None = None,
+    retry: RetryPolicy | None = None,
+) -> Callable[[StageFunction], Pipeline]:
+    """Make a pipeline of one stage out of a function; the arguments are those of Pipeline and Stage.
+
+    >>> from batchrun import by_rows
+    >>> @pipeline(split=by_rows("auto"), columns=["value"])
+    ... def doubled(chunk):
+    ...     return chunk * 2
+    >>> doubled
+    Pipeline('doubled', split=by_rows("auto"), stages=[doubled])
+    """
+
+    def decorate(function: StageFunction) -> Pipeline:
+        stage = Stage(function, name=name, memory=memory, resources=resources, retry=retry)
+        return Pipeline(stage.name, split=split, stages=[stage], combine=combine, columns=columns)
+
+    return decorate
+
+
+def as_pipeline(
+    target: Pipeline | Stage | StageFunction,
+    *,
+    split: Split | None = None,
+    combine: Callable[..., Any] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Pipeline:
+    """The pipeline that a user means: one as it is, or a function with a split.
+
+    Raises PipelineError if a function has no split, or if a pipeline is given what it has already.
+    """
+    if isinstance(target, Pipeline):
+        if combine is not None or columns is not None:
+            raise PipelineError(
+                f"pipeline `{target.name}` has its own combine and columns; change them there"
+            )
+        if split is None or split == target.split:
+            return target
+        return Pipeline(
+            target.name, split=split, stages=target.stages, combine=target.combine, columns=target.columns
+        )
+    stage = target if isinstance(target, Stage) else Stage(target)
+    if split is None:
+        raise PipelineError(
+            f"`{stage.name}` is a plain function; say how to split the input, as in split=by_rows(10_000)"
+        )
+    name = re.sub(r"[\s/\\:<>]+", "-", stage.name).strip("-") or "function"
+    return Pipeline(name, split=split, stages=[stage], combine=combine, columns=columns)
+
+
+def _check_tags(owner: str, resources: Mapping[str, float] | None) -> dict[str, float]:
+    tags: dict[str, float] = {}
+    for tag, amount in (resources or {}).items():
+        if tag == MEMORY:
+            raise PipelineError(f"stage `{owner}`: say memory='6GiB' instead of the resource tag MEMORY")
+        if not isinstance(amount, (int, float)) or isinstance(amount, bool) or not amount > 0:
+            raise PipelineError(
+                f"stage `{owner}`: resource tag {tag}: {amount!r} must be a number above zero"
+            )
+        tags[tag] = float(amount)
+    return tags
+
+
+def _check_columns(owner: str, columns: Sequence[str] | None) -> tuple[str, ...] | None:
+    if columns is None:
+        return None
+    if isinstance(columns, str):
+        raise PipelineError(f"{owner} has columns={columns!r}; give a list of names: [{columns!r}]")
+    return tuple(dict.fromkeys(columns))
+
+
+def _with_unique_names(stages: Iterable[Stage]) -> tuple[Stage, ...]:
+    """Stages whose names differ: a second `clean` becomes `clean-2`."""
+    seen: dict[str, int] = {}
+    unique = []
+    for stage in stages:
+        seen[stage.name] = seen.get(stage.name, 0) + 1
+        if seen[stage.name] > 1:
+            renamed = object.__new__(Stage)
+            for key in ("function", "demand", "retry", "columns"):
+                object.__setattr__(renamed, key, getattr(stage, key))
+            object.__setattr__(renamed, "name", f"{stage.name}-{seen[stage.name]}")
+            stage = renamed
+        unique.append(stage)
+    return tuple(unique)
+
+
+def _importable(module_name: str | None) -> ModuleType | None:
+    """The module, if another process could import it too."""
+    module = sys.modules.get(module_name or "")
+    if module is None or module_name == "__main__" or getattr(module, "__spec__", None) is None:
+        return None
+    return module
