@@ -1,0 +1,1 @@
+"""What happens on a worker: one task in, one result out."""
