@@ -1,0 +1,74 @@
+"""Where the tables of one run lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchrun.data import files
+
+__all__ = ["RunFolder"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The names of all files of a run, below a folder or URL.
+
+    ::
+
+        source.arrow             the planned input
+        spool/                   the input, where it was a frame or CSV, or had to be laid out anew
+        plan/000000.arrow        first and last row of each chunk, one file a wave
+        segments/SESSION/        small results, many chunks a file
+        results/                 large results, one chunk a file
+        handoff/                 frames between legs
+        quarantine/              rows of chunks that were given up
+        combined.arrow           what ``combine`` gave
+        report.html report.xlsx  if asked for
+    """
+
+    path: str
+    """The folder of the run."""
+
+    @property
+    def source(self) -> str:
+        """The planned input."""
+        return files.join(self.path, "source.arrow")
+
+    @property
+    def spool(self) -> str:
+        """Folder of spooled input."""
+        return files.join(self.path, "spool")
+
+    def segments(self, session: str) -> str:
+        """Folder of the small results of one session."""
+        return files.join(self.path, "segments", session)
+
+    @property
+    def handoffs(self) -> str:
+        """Folder of frames between legs."""
+        return files.join(self.path, "handoff")
+
+    @property
+    def combined(self) -> str:
+        """The combined result."""
+        return files.join(self.path, "combined.arrow")
+
+    def plan(self, wave: int) -> str:
+        """The chunks of one wave."""
+        return files.join(self.path, "plan", f"{wave:06d}.arrow")
+
+    def result(self, chunk: int, token: str) -> str:
+        """A large result; every try has a *token* of its own, so that a late one overwrites nothing."""
+        return files.join(self.path, "results", f"{chunk:09d}-{token}.arrow")
+
+    def handoff(self, chunk: int, leg: int, token: str) -> str:
+        """The frame that a leg hands to the next one."""
+        return files.join(self.handoffs, f"{chunk:09d}-{leg}-{token}.arrow")
+
+    def quarantine(self, chunk: int) -> str:
+        """The input rows of a chunk that was given up."""
+        return files.join(self.path, "quarantine", f"{chunk:09d}.arrow")
+
+    def report(self, suffix: str) -> str:
+        """A report file beside the tables, by default."""
+        return files.join(self.path, f"report.{suffix}")

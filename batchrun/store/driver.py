@@ -1,0 +1,73 @@
+"""The process that drives a run: its name in the run's record, and whether it is still there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batchrun.store.recorder import HEARTBEAT_SECONDS
+from batchrun.store.runs import RunRecord
+
+__all__ = ["driver_name", "driving", "is_driven"]
+
+SILENCE = 6 * HEARTBEAT_SECONDS
+"""Seconds without a heartbeat after which a driver that cannot be looked at counts as gone."""
+
+_driven_here: set[str] = set()
+
+
+def driver_name() -> str:
+    """Host, process id and start time of this process, which together name it for good."""
+    import psutil
+
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+@contextmanager
+def driving(run_id: str) -> Iterator[None]:
+    """Within this context, this process drives the run."""
+    _driven_here.add(run_id)
+    try:
+        yield
+    finally:
+        _driven_here.discard(run_id)
+
+
+def is_driven(record: RunRecord) -> bool:
+    """Whether a run has not ended and the process that drives it seems to be alive.
+
+    On the driver's own host the process itself is looked for; elsewhere the age of the run's heartbeat must
+    do.
+    """
+    if record.state.ended or not record.driver:
+        return False
+    host, process, born = record.driver.rsplit("/", 2)
+    if host != socket.gethostname():
+        return _beats(record)
+    if int(process) == os.getpid():
+        return record.run_id in _driven_here
+    return _runs(int(process), float(born), record)
+
+
+def _runs(process: int, born: float, record: RunRecord) -> bool:
+    """Whether that process is there and is no later one of the same number."""
+    import psutil
+
+    try:
+        found = psutil.Process(process)
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return False
+        # A clock that was set shifts start times as well, but then the heart goes on to beat.
+        return abs(found.create_time() - born) < 1 or _beats(record)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return _beats(record)
+
+
+def _beats(record: RunRecord) -> bool:
+    """Whether the driver was at work a short while ago."""
+    return time.time() - (record.heartbeat or 0.0) < SILENCE
