@@ -1,0 +1,220 @@
+"""What ``cluster.yaml`` may say: its sections, keys, types and defaults."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    TypeAdapter,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from batchrun.errors import PipelineError
+from batchrun.resources import MEMORY, parse_bytes, parse_seconds
+
+__all__ = [
+    "FILES",
+    "FILE_NAME",
+    "ConnectFile",
+    "ConnectSettings",
+    "LocalFile",
+    "LocalSettings",
+    "RunSettings",
+    "SecuritySettings",
+    "StorageSettings",
+    "WorkerGroup",
+    "json_schema",
+    "read_size",
+    "read_time",
+]
+
+FILE_NAME = "cluster.yaml"
+"""What the file is called where none is named."""
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def read_size(value: object) -> int:
+    """A size in bytes, for pydantic, which wants a ValueError."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise ValueError("a size is wanted, like '2GiB' or '512MiB'")
+    try:
+        return parse_bytes(value)
+    except PipelineError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_time(value: object) -> float:
+    """A time in seconds, for pydantic, which wants a ValueError."""
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise ValueError("a time is wanted, like '10s' or '2min'")
+    try:
+        return parse_seconds(value)
+    except PipelineError as error:
+        raise ValueError(str(error)) from error
+
+
+def _endpoint(value: object) -> str | None:
+    """``host:port``, or None for ``off``, which YAML reads as false."""
+    if value is False or value is None or value == "off":
+        return None
+    host, separator, port = str(value).rpartition(":")
+    if not (isinstance(value, str) and separator and host and port.isdecimal() and int(port) < 65536):
+        raise ValueError("write host:port, like 127.0.0.1:8787, or off")
+    return value
+
+
+Size = Annotated[
+    int, BeforeValidator(read_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["2GiB"]})
+]
+Time = Annotated[
+    float, BeforeValidator(read_time), WithJsonSchema({"type": ["string", "number"], "examples": ["10s"]})
+]
+Endpoint = Annotated[
+    str | None,
+    BeforeValidator(_endpoint),
+    WithJsonSchema({"type": ["string", "boolean", "null"], "examples": ["127.0.0.1:8787", "off"]}),
+]
+Quantity = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    """A mapping of cluster.yaml; its fields' docstrings are the schema's descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class WorkerGroup(_Section):
+    """Workers of one shape."""
+
+    count: StrictInt = Field(default=1, ge=0)
+    """How many workers; 0 leaves the group out."""
+    threads: StrictInt = Field(default=1, ge=1)
+    """Tasks that each worker runs at once."""
+    memory: Size = 2 * 2**30
+    """Memory of each worker; it is the limit of the process and what it advertises as MEMORY."""
+    resources: dict[str, Quantity] = Field(default_factory=dict)
+    """Resource tags of each worker, and how much it has of each."""
+
+    @field_validator("resources")
+    @classmethod
+    def _tags(cls, tags: dict[str, float]) -> dict[str, float]:
+        if MEMORY in tags:
+            raise ValueError(f"{MEMORY} is advertised by every worker; set it by `memory`")
+        for tag in tags:
+            if not _NAME.fullmatch(tag):
+                raise ValueError(f"{tag!r} is no name for a tag; use letters, digits, _ and -")
+        return tags
+
+
+class SecuritySettings(_Section):
+    """The TLS files of a scheduler at a ``tls://`` address."""
+
+    ca_file: str
+    """Certificate of the authority that signed the others, PEM."""
+    cert_file: str
+    """Certificate of this client, PEM."""
+    key_file: str
+    """Private key of this client, PEM."""
+
+
+class RunSettings(_Section):
+    """How runs are driven; the defaults suit most."""
+
+    small_result: Size = 2**20
+    """Results of up to this size travel to the runner, which collects them; larger ones are written by the
+    worker."""
+    flush_every: Time = 0.5
+    """The longest that a finished chunk waits to be recorded together with others."""
+    flush_bytes: Size = 8 * 2**20
+    """Collected results of this size are recorded at once."""
+    stop_after_alike: StrictInt = Field(default=3, ge=0)
+    """A run stops early when its first so many chunks all fail alike; 0 never stops it."""
+    look_ahead: Time = 0.25
+    """Work that may wait on a worker's thread beside the chunk that it runs, in measured time; chunks that
+    take longer are handed out one by one."""
+
+
+class LocalSettings(_Section):
+    """A cluster that batchrun starts on this machine and closes again."""
+
+    kind: Literal["local"] = "local"
+    """Start a cluster on this machine."""
+    workers: dict[str, WorkerGroup] = Field(default_factory=lambda: {"standard": WorkerGroup(count=2)})
+    """Worker groups by name."""
+    dashboard: Endpoint = "127.0.0.1:8787"
+    """Where Dask's dashboard is served, host:port, or off; a free port is taken when that one is in use."""
+    expose_dashboard: StrictBool = False
+    """Allow a dashboard host that other machines can reach. It has no login."""
+
+    @field_validator("workers")
+    @classmethod
+    def _groups(cls, groups: dict[str, WorkerGroup]) -> dict[str, WorkerGroup]:
+        for name in groups:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name for a worker group; use letters, digits, _ and -")
+        if not any(group.count for group in groups.values()):
+            raise ValueError("no group has a worker; give one a count of 1 or more")
+        return groups
+
+    @model_validator(mode="after")
+    def _stays_here(self) -> LocalSettings:
+        host = (self.dashboard or "127.0.0.1:0").rpartition(":")[0].strip("[]")
+        if host not in _LOOPBACK and not self.expose_dashboard:
+            raise ValueError(
+                f"dashboard: {self.dashboard} can be reached from other machines and has no login; use "
+                "127.0.0.1, or say `expose_dashboard: true` if that is meant"
+            )
+        return self
+
+
+class ConnectSettings(_Section):
+    """A Dask scheduler that exists already."""
+
+    kind: Literal["connect"]
+    """Connect to a scheduler that runs elsewhere."""
+    address: str = Field(pattern=r"^[a-z]+://[^/\s]+$")
+    """Address of the scheduler, like tcp://127.0.0.1:8786 or tls://dask.example.org:8786."""
+    timeout: Time = 10.0
+    """How long to wait for the scheduler to answer."""
+    security: SecuritySettings | None = None
+    """TLS files, for a tls:// address."""
+
+
+class StorageSettings(_Section):
+    """What both kinds of cluster.yaml say besides the cluster."""
+
+    store: str = ".batchrun"
+    """Where runs are recorded: a folder, or the URL of a database."""
+    artifacts: str | None = None
+    """Where the files of runs are: a folder or an fsspec URL; by default `runs` in the store's folder."""
+    run: RunSettings = Field(default_factory=RunSettings)
+    """How runs are driven."""
+
+
+class LocalFile(StorageSettings, LocalSettings):
+    """cluster.yaml for a local cluster."""
+
+
+class ConnectFile(StorageSettings, ConnectSettings):
+    """cluster.yaml for a scheduler elsewhere."""
+
+
+FILES: dict[str, type[LocalFile] | type[ConnectFile]] = {"local": LocalFile, "connect": ConnectFile}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of ``cluster.yaml``."""
+    union = Annotated[LocalFile | ConnectFile, Field(union_mode="left_to_right")]
+    schema = TypeAdapter[Any](union).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": FILE_NAME, **schema}
