@@ -1,0 +1,371 @@
+"""The executor over a Dask client: tasks go to the worker that the runner chose, and nowhere else.
+
+Every task is one key of a graph whose layers carry the annotations that pin it, so that a batch of
+placements is one message, whatever the number of workers (0.7 ms a task in batches, against 1.4 ms for
+``submit`` one by one; measured with two workers on loopback). The graph holds bytes and standard-library
+functions only: the scheduler unpickles it, and need not have batchrun.
+
+The program is a task of its own that all others depend upon. Workers fetch it from each other once, it is
+computed again if its worker is lost, and it is forgotten with the client; a plugin would need to be taken
+back, and the bytes in every task would pass through the scheduler every time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+import pickle
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from distributed import Client, Future, get_worker
+
+from batchrun.connection import Connection, list_workers, worker_facts
+from batchrun.errors import ClusterError
+from batchrun.executor import Placement, Signal, TaskDone, TaskLost, WorkersChanged
+from batchrun.resources import Worker, format_bytes
+from batchrun.worker.task import Task, TaskResult, run_task
+
+if TYPE_CHECKING:
+    from batchrun.data.source import Source
+
+__all__ = ["DaskExecutor"]
+
+_log = logging.getLogger(__name__)
+
+_SCATTER_ABOVE = 2**18
+"""Tasks of more bytes go to their worker beside the graph."""
+_TICK = 0.5
+"""Seconds between looks at the connection while waiting."""
+
+
+class _Entry:
+    """The program of a run, callable on a worker."""
+
+    def __init__(self, program: bytes) -> None:
+        self._program = program
+
+    def __call__(self, task: bytes) -> TaskResult:
+        loaded: Task = pickle.loads(task)  # noqa: S301  it comes from the runner, as all code here does
+        return run_task(self._program, loaded, worker=str(get_worker().name))
+
+
+@dataclass
+class _Held:
+    """A task that the cluster has."""
+
+    future: Future
+    address: str
+    delivered: bool = False
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask cluster.
+
+    The client must be the executor's own: it sets handlers for the topics ``all`` and
+    ``worker-restart-memory``.
+    """
+
+    def __init__(self, connection: Connection, *, shared_folder: str | None = None) -> None:
+        """Use *connection*, which the caller closes after the executor.
+
+        Workers of a cluster that batchrun started share all files with the runner. Others do if one of each
+        host proves it in *shared_folder*, a folder or an fsspec URL; without one they are taken to share
+        none.
+        """
+        self.description = connection.description
+        self._client: Client = connection.client
+        self.dashboard = self._install_page() if connection.dashboard else ""
+        self._entry: Future | None = None
+        self._batches = 0
+        self._lock = threading.Lock()
+        self._held: dict[str, _Held] = {}
+        self._scattered: dict[str, Future] = {}
+        self._gone: dict[str, str] = {}
+        self._killed_at: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._advertised: dict[str, frozenset[str]] = {}
+        self._inbox: queue.SimpleQueue[str | WorkersChanged] = queue.SimpleQueue()
+        self._connected = True
+        self._subscribe()
+        self.shares_files = connection.local or (shared_folder is not None and self._shares(shared_folder))
+
+    def workers(self) -> Sequence[Worker]:
+        """The live workers."""
+        facts = worker_facts(self._client)
+        self._advertised = {at: frozenset(known.get("resources") or ()) for at, known in facts.items()}
+        found = list_workers(self._client)
+        with self._lock:
+            self._names.update((worker.address, worker.name) for worker in found)
+        return found
+
+    def prepare(self, program: bytes) -> None:
+        """Make the program a task that the tasks of the run depend upon."""
+        entry = pickle.dumps(_Entry(program))
+        key = f"batchrun-program-{uuid.uuid4().hex}"
+        self._entry = self._client.submit(pickle.loads, entry, key=key, pure=False, priority=1)
+
+    def submit(self, placements: Sequence[Placement]) -> None:
+        """Send the tasks in one graph, earlier batches before later ones."""
+        if self._entry is None:
+            raise ClusterError("submit was called before prepare")
+        if not placements:
+            return
+        self._batches += 1
+        blobs = {placement.task.key: pickle.dumps(placement.task) for placement in placements}
+        self._scatter_large(placements, blobs)
+        layers = {
+            placement.task.key: self._layer(placement, blobs[placement.task.key]) for placement in placements
+        }
+        graph = HighLevelGraph(layers, {key: set() for key in layers})
+        futures = self._client.get(graph, list(layers), sync=False)
+        with self._lock:
+            for placement, future in zip(placements, futures, strict=True):
+                self._held[placement.task.key] = _Held(future, placement.worker)
+            late = [future for p, future in zip(placements, futures, strict=True) if p.worker in self._gone]
+        for future in futures:
+            future.add_done_callback(self._on_done)
+        if late:
+            self._client.cancel(late)
+
+    def wait(self, timeout: float | None) -> list[Signal]:
+        """Signals since the last call.
+
+        Raises ClusterError if the scheduler is lost.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._check_connection()
+            left = _TICK if deadline is None else deadline - time.monotonic()
+            try:
+                first = self._inbox.get(timeout=max(0.0, min(left, _TICK)))
+            except queue.Empty:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return []
+                continue
+            signals = self._read([first, *self._drain()])
+            if signals:
+                return signals
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Let the cluster forget results that are durable."""
+        with self._lock:
+            gone = [self._held.pop(key) for key in keys if key in self._held]
+        for key in keys:
+            self._scattered.pop(key, None)
+        for held in gone:
+            held.future.release()
+
+    def cancel(self, keys: Sequence[str]) -> None:
+        """Give up tasks; one that runs goes on until it ends, but nobody hears of it."""
+        with self._lock:
+            gone = [self._held.pop(key) for key in keys if key in self._held]
+        for key in keys:
+            self._scattered.pop(key, None)
+        if gone and self._client.status == "running":
+            self._client.cancel([held.future for held in gone], force=True)
+
+    def regroup(self, source: Source, columns: tuple[str, ...], folder: str) -> Source:
+        """Lay the rows out anew with Dask's shuffle on the workers.
+
+        Raises ClusterError if the workers share no folder with the runner, or cannot do it.
+        """
+        if not self.shares_files:
+            raise ClusterError(
+                f"rows must be brought together by {', '.join(columns)} on workers that share no folder "
+                "with this process; set `artifacts` in cluster.yaml to a folder or URL that all reach, or "
+                "sort the input by its groups, which needs no regrouping"
+            )
+        from batchrun.dask_regroup import regroup_on_workers
+
+        return regroup_on_workers(self._client, source, columns, folder)
+
+    def publish(self, message: dict[str, object]) -> None:
+        """Log an event of the topic ``batchrun``; a page that cannot be told is no reason to stop."""
+        if self._client.status == "running":
+            try:
+                self._client.log_event("batchrun", message)
+            except (OSError, TimeoutError) as error:
+                _log.debug("the dashboard was not told: %s", error)
+
+    def close(self) -> None:
+        """Give up what is left and stop listening; the client stays open."""
+        self.cancel(list(self._held))
+        if self._entry is not None:
+            self._entry.release()
+            self._entry = None
+        if self._client.status == "running":
+            for topic in ("all", "worker-restart-memory"):
+                self._client.unsubscribe_topic(topic)
+
+    def _install_page(self) -> str:
+        from batchrun.dashboard.plugin import install
+
+        return install(self._client)
+
+    def _shares(self, folder: str) -> bool:
+        """Whether a worker of each host reads and writes in *folder* what the runner does."""
+        from batchrun.file_probe import probe
+
+        one_of_each = {worker.host: worker.address for worker in self.workers()}
+        return probe(self._client, folder, list(one_of_each.values()))
+
+    # Sending
+
+    def _layer(self, placement: Placement, blob: bytes) -> MaterializedLayer:
+        task, address = placement.task, placement.worker
+        known = self._advertised.get(address, frozenset())
+        annotations: dict[str, Any] = {
+            "workers": [address],
+            "allow_other_workers": False,
+            "retries": 0,
+            "priority": -self._batches,
+        }
+        resources = {tag: n for tag, n in task.demand.resources().items() if tag in known}
+        if resources:
+            annotations["resources"] = resources
+        payload = self._scattered.get(task.key, blob)
+        return MaterializedLayer({task.key: (operator.call, self._entry, payload)}, annotations=annotations)
+
+    def _scatter_large(self, placements: Sequence[Placement], blobs: dict[str, bytes]) -> None:
+        """Send large inputs straight to their workers; the graph is no place for them."""
+        by_worker: dict[str, list[str]] = {}
+        for placement in placements:
+            if len(blobs[placement.task.key]) > _SCATTER_ABOVE:
+                by_worker.setdefault(placement.worker, []).append(placement.task.key)
+        for address, keys in by_worker.items():
+            if address in self._gone:
+                continue
+            values = [blobs[key] for key in keys]
+            try:
+                futures = self._client.scatter(values, workers=[address], hash=False)
+            except (OSError, TimeoutError, ValueError) as error:
+                _log.debug("could not send to %s beside the graph: %s", address, error)
+                continue
+            self._scattered.update(zip(keys, futures, strict=True))
+
+    # Hearing; the first three are called in threads of the client
+
+    def _on_done(self, future: Future) -> None:
+        self._inbox.put(str(future.key))
+
+    def _on_event(self, event: tuple[float, Any]) -> None:
+        message = event[1]
+        action = message.get("action") if isinstance(message, dict) else None
+        if action == "add-worker":
+            with self._lock:
+                self._gone.pop(message["worker"], None)
+            self._inbox.put(WorkersChanged())
+        elif action == "remove-worker":
+            self._worker_left(message["worker"])
+
+    def _on_memory_kill(self, event: tuple[float, Any]) -> None:
+        message = event[1]
+        if isinstance(message, dict) and "worker" in message:
+            self._killed_at[message["worker"]] = format_bytes(message.get("rss", 0))
+
+    def _worker_left(self, address: str) -> None:
+        """Cancel what was pinned to the worker, so that nothing waits for it, a gather included."""
+        with self._lock:
+            name = self._names.get(address, address)
+            killed = self._killed_at.pop(address, None)
+            self._gone[address] = (
+                f"worker {name} was ended at {killed} because it passed its memory limit"
+                if killed
+                else f"worker {name} went away"
+            )
+            futures = [
+                held.future for held in self._held.values() if held.address == address and not held.delivered
+            ]
+        if futures:
+            asyncio.ensure_future(self._client.cancel(futures, asynchronous=True))  # noqa: RUF006
+        self._inbox.put(WorkersChanged())
+
+    def _subscribe(self) -> None:
+        self._client.subscribe_topic("all", self._on_event)
+        self._client.subscribe_topic("worker-restart-memory", self._on_memory_kill)
+
+    def _check_connection(self) -> None:
+        status = self._client.status
+        if status == "running" and not self._connected:
+            self._subscribe()
+            self._inbox.put(WorkersChanged())
+        elif status in ("closed", "closing"):
+            raise ClusterError(
+                f"the scheduler of the {self.description} is gone and did not come back. What is finished is "
+                "recorded: start the cluster again and resume the run"
+            )
+        self._connected = status == "running"
+
+    # Reading
+
+    def _drain(self) -> Iterable[str | WorkersChanged]:
+        while True:
+            try:
+                yield self._inbox.get_nowait()
+            except queue.Empty:
+                return
+
+    def _read(self, items: Iterable[str | WorkersChanged]) -> list[Signal]:
+        """Turn what came in into signals, one for each task that is waited for."""
+        changed, keys = False, []
+        for item in items:
+            if isinstance(item, WorkersChanged):
+                changed = True
+            else:
+                keys.append(item)
+        with self._lock:
+            held = {key: self._held[key] for key in keys if key in self._held}
+        held = {key: task for key, task in held.items() if not task.delivered}
+        results = self._gather({key: task.future for key, task in held.items()})
+        signals: list[Signal] = []
+        for key, task in held.items():
+            result = results.get(key)
+            if result is not None:
+                task.delivered = True
+                signals.append(TaskDone(key, result))
+            else:
+                signals.append(self._lost(key, task))
+        return [*signals, WorkersChanged()] if changed else signals
+
+    def _gather(self, futures: dict[str, Future]) -> dict[str, TaskResult | None]:
+        finished = {key: future for key, future in futures.items() if future.status == "finished"}
+        if not finished:
+            return {}
+        try:
+            gathered: dict[str, TaskResult | None] = self._client.gather(finished, errors="skip")
+            return gathered
+        except Exception as error:  # one result that cannot be read must not hide the others
+            _log.debug("a batch of results could not be read at once: %s", error)
+        one_by_one: dict[str, TaskResult | None] = {}
+        for key, future in finished.items():
+            try:
+                one_by_one[key] = self._client.gather([future], errors="skip")[0]
+            except Exception as error:
+                _log.debug("%s: %s", key, error)
+        return one_by_one
+
+    def _lost(self, key: str, task: _Held) -> TaskLost:
+        with self._lock:
+            self._held.pop(key, None)
+            reason = self._gone.get(task.address)
+        self._scattered.pop(key, None)
+        future = task.future
+        if reason is None and future.status == "error":
+            error = future.exception()
+            died = type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
+            text = f"its worker died: {error}" if died else f"{type(error).__name__}: {error}"
+            found = TaskLost(key, text, worker_died=died)
+        elif reason is None:
+            found = TaskLost(key, "the connection to the scheduler was lost for a while", worker_died=False)
+        else:
+            found = TaskLost(key, reason)
+        future.release()
+        return found

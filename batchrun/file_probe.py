@@ -1,0 +1,58 @@
+"""Whether workers see the files that the runner sees: proven with a token, not believed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["answer", "probe"]
+
+_log = logging.getLogger(__name__)
+
+
+def probe(client: Any, folder: str, addresses: Sequence[str]) -> bool:
+    """Whether the workers at *addresses* read what is written to *folder* here, and the other way round.
+
+    Leaves nothing behind. *client* is a Dask client. A folder that cannot be written here is shared with
+    nobody.
+    """
+    import fsspec
+
+    token = uuid.uuid4().hex
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    question = f"{root.rstrip('/')}/.probe-{token}"
+    written = [question, *(f"{question}-{number}" for number in range(len(addresses)))]
+    try:
+        existed = filesystem.exists(root)
+        filesystem.makedirs(root, exist_ok=True)
+        filesystem.pipe_file(question, token.encode())
+        protocol = filesystem.unstrip_protocol(question)
+        for number, address in enumerate(addresses):
+            answered = client.run(answer, protocol, number, workers=[address], on_error="return")[address]
+            if answered != token or filesystem.cat_file(written[1 + number]).decode() != token:
+                _log.info("worker %s does not share %s: %s", address, folder, answered)
+                return False
+    except OSError as error:
+        _log.info("%s is not shared with the workers: %s", folder, error)
+        return False
+    finally:
+        for path in written:
+            with contextlib.suppress(OSError):
+                filesystem.rm_file(path)
+        with contextlib.suppress(OSError):
+            if not existed:
+                filesystem.rmdir(root)
+    return True
+
+
+def answer(question: str, number: int) -> str:
+    """Runs on a worker: read the token and write it back beside it."""
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(question)
+    token: bytes = filesystem.cat_file(path)
+    filesystem.pipe_file(f"{path}-{number}", token)
+    return token.decode()

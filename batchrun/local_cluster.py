@@ -1,0 +1,266 @@
+"""A cluster on this machine: started from worker groups, kept warm between calls, always closed."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from multiprocessing import current_process, resource_tracker
+from typing import TYPE_CHECKING, Any
+
+import dask
+from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.core import Status
+from distributed.deploy.cluster import Cluster
+from tornado.ioloop import PeriodicCallback
+
+from batchrun.config import LocalSettings, WorkerGroup
+from batchrun.connection import Connection, close_client, dashboard_of, list_workers, silence
+from batchrun.errors import ClusterError, UsageError
+from batchrun.resources import MEMORY, describe_workers
+from batchrun.spawning import keep_main_out, let_main_in
+
+if TYPE_CHECKING:
+    from batchrun.config import Settings
+
+__all__ = ["close_local_clusters", "local_cluster", "start_local"]
+
+_LOOPBACK = "127.0.0.1"
+_START_TIMEOUT = 60.0
+_log = logging.getLogger(__name__)
+
+_SCHEDULER_CONFIG = {
+    # Nannies see at once when a worker dies. A worker that is silent is busy, maybe for hours, in code that
+    # holds the interpreter's lock, and must not be killed for it.
+    "distributed.scheduler.worker-ttl": None,
+    # Every task is pinned to its worker.
+    "distributed.scheduler.work-stealing": False,
+}
+
+
+def start_local(settings: Settings) -> Connection:
+    """Start the worker groups of *settings* on this machine, reachable from this machine only.
+
+    Closing the connection ends the cluster.
+
+    Raises ClusterError if the workers do not come up, UsageError if this process is itself a worker that
+    is being started.
+    """
+    warm = _start(settings)
+    return warm.connect(closing=warm.close)
+
+
+def local_cluster(settings: Settings) -> Connection:
+    """A connection to the warm local cluster for *settings*, which is started if there is none that lives.
+
+    Closing the connection leaves the cluster warm.
+
+    Raises as `start_local` does.
+    """
+    key = (os.getpid(), settings.cluster.model_dump_json())
+    with _warm_lock:
+        found = _warm.get(key)
+        if found is not None and not found.alive:
+            _warm.pop(key).close()
+            found = None
+        if found is None:
+            found = _warm[key] = _start(settings)
+        return found.connect()
+
+
+def close_local_clusters() -> None:
+    """Close every warm local cluster of this process."""
+    with _warm_lock:
+        mine = [key for key in _warm if key[0] == os.getpid()]
+        found = [_warm.pop(key) for key in mine]
+    for warm in found:
+        warm.close()
+
+
+atexit.register(close_local_clusters)
+
+
+class _GroupCluster(SpecCluster):  # type: ignore[misc]  # distributed has no types
+    """A SpecCluster that puts back workers that its nannies gave up.
+
+    SpecCluster itself closes the nanny of a worker that was away for `lost-worker-timeout` and starts no
+    other; and a nanny in a crash loop may close by itself.
+    """
+
+    _guard: PeriodicCallback | None = None
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        Cluster._update_worker_status(self, op, msg)
+
+    async def guard(self) -> None:
+        """Begin to watch."""
+        self._guard = PeriodicCallback(self._put_back, 2000)
+        self._guard.start()
+
+    async def _put_back(self) -> None:
+        if self.status != Status.running or self._correct_state_waiting:
+            return
+        ended = (Status.closed, Status.failed)
+        gone = [name for name, nanny in self.workers.items() if nanny.status in ended]
+        for name in gone:
+            _log.warning("worker %s was lost for good and is started again", name)
+            del self.workers[name]
+        if gone:
+            await self._correct_state()
+
+    async def _close(self) -> None:
+        if self._guard is not None:
+            self._guard.stop()
+        await super()._close()
+
+
+@dataclass
+class _Warm:
+    """A local cluster that runs."""
+
+    cluster: _GroupCluster
+    client: Client
+    settings: LocalSettings
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.cluster.status == Status.running and self.client.status == "running")
+
+    def connect(self, closing: Any = None) -> Connection:
+        """A connection with a client of its own; *closing* is called after that was closed."""
+        client = Client(self.cluster, set_as_default=False, direct_to_workers=True, timeout=10)
+
+        def close() -> None:
+            close_client(client)
+            if closing is not None:
+                closing()
+
+        return Connection(
+            client=client,
+            description=f"local cluster ({describe_workers(list_workers(client))})",
+            dashboard=dashboard_of(client) if self.settings.dashboard else "",
+            local=True,
+            closing=close,
+        )
+
+    def close(self) -> None:
+        _close_quietly(self.client, self.cluster)
+        let_main_in()
+
+
+_warm: dict[tuple[int, str], _Warm] = {}
+_warm_lock = threading.Lock()
+
+
+def _start(settings: Settings) -> _Warm:
+    local = settings.cluster
+    if not isinstance(local, LocalSettings):
+        raise UsageError("a local cluster needs `kind: local`")
+    _refuse_in_child()
+    scheduler = {"cls": Scheduler, "options": _scheduler_options(local)}
+    workers = {
+        f"{group}-{number}": {"cls": Nanny, "options": _nanny_options(shape)}
+        for group, shape in local.workers.items()
+        for number in range(shape.count)
+    }
+    client = cluster = None
+    keep_main_out()
+    try:
+        with dask.config.set(_SCHEDULER_CONFIG):
+            cluster = _start_deaf_to_interrupts(scheduler, workers)
+        client = Client(cluster, set_as_default=False, timeout=_START_TIMEOUT)
+        client.wait_for_workers(len(workers), timeout=_START_TIMEOUT)
+        cluster.sync(cluster.guard)
+    except BaseException as error:
+        _close_quietly(client, cluster)
+        let_main_in()
+        if not isinstance(error, Exception):
+            raise
+        raise ClusterError(
+            f"the local cluster did not start: {type(error).__name__}: {error}. `batchrun doctor` compares "
+            "cluster.yaml with this machine"
+        ) from error
+    return _Warm(cluster, client, local)
+
+
+def _scheduler_options(local: LocalSettings) -> dict[str, Any]:
+    return {
+        "host": _LOOPBACK,
+        "port": 0,
+        "protocol": "tcp",
+        "dashboard": local.dashboard is not None,
+        "dashboard_address": _free_endpoint(local.dashboard or f"{_LOOPBACK}:0"),
+    }
+
+
+def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
+    return {
+        "host": _LOOPBACK,
+        "nthreads": group.threads,
+        "memory_limit": group.memory,
+        "resources": {**group.resources, MEMORY: group.memory},
+        "dashboard": False,
+        "dashboard_address": f"{_LOOPBACK}:0",
+        "preload": ["batchrun.worker.tether"],
+        "preload_argv": [],
+        "silence_logs": logging.ERROR,
+        "death_timeout": 60,
+    }
+
+
+def _start_deaf_to_interrupts(scheduler: dict[str, Any], workers: dict[str, Any]) -> _GroupCluster:
+    """Start the cluster so that Ctrl-C never reaches its processes, not even while they start.
+
+    Processes are born with the signal mask of the thread that starts them. That is a thread of the
+    cluster's event loop, which takes its mask from this one.
+    """
+    # The first thing that a spawned process needs undoes the mask where it is started.
+    resource_tracker.ensure_running()
+    mask = getattr(signal, "pthread_sigmask", None)
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
+    try:
+        return _GroupCluster(
+            workers=workers, scheduler=scheduler, name="batchrun", silence_logs=logging.ERROR
+        )
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
+
+
+def _refuse_in_child() -> None:
+    """A script without a main guard is run again by each process that it starts itself; say so."""
+    if getattr(current_process(), "_inheriting", False):
+        raise UsageError(
+            "this process is one that your script starts, and reads the script once more; put the call under "
+            '`if __name__ == "__main__":`'
+        )
+
+
+def _free_endpoint(endpoint: str) -> str:
+    """The endpoint, or one with a free port if its port is in use."""
+    host, _, port = endpoint.rpartition(":")
+    bare = host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bare, int(port)))
+        except OSError:
+            return f"{host}:0"
+    return endpoint
+
+
+def _close_quietly(client: Client | None, cluster: _GroupCluster | None) -> None:
+    """Close both; what Dask logs while connections end is of no use to anybody."""
+    with silence():
+        close_client(client)
+        if cluster is not None:
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                cluster.close(timeout=20)

@@ -1,0 +1,47 @@
+"""What all tests share: a place of their own, and one warm cluster a process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from batchrun.config import Settings, load_settings
+
+CLUSTER = """\
+kind: local
+workers:
+  standard: {count: 2, threads: 1, memory: 1GiB}
+  highmem: {count: 1, threads: 1, memory: 2GiB, resources: {HIGHMEM: 1}}
+dashboard: 127.0.0.1:0
+store: %s
+run: {flush_every: 50ms}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, so that runs are recorded there and nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Two standard workers and one with HIGHMEM, started once and kept warm for all tests of the process."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "cluster.yaml").write_text(CLUSTER % (folder / "store").as_posix())
+    return load_settings(folder / "cluster.yaml")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of one file that start processes on one worker of xdist, where they share the warm cluster."""
+    for item in items:
+        if item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+def pytest_report_header() -> str:
+    """Say where it runs, since a missing browser fails there and skips elsewhere."""
+    return "in CI" if os.environ.get("CI") else "not in CI: tests without their service are skipped"

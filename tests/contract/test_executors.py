@@ -1,0 +1,51 @@
+"""Every executor keeps the same promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batchrun.cluster import Connection, start_local
+from batchrun.config import load_settings
+from batchrun.dask_executor import DaskExecutor
+from batchrun.executor import Executor, InlineExecutor
+from batchrun.testing import ExecutorContract
+
+CLUSTER = """
+workers:
+  narrow: {count: 1, threads: 1, memory: 400MiB}
+  wide: {count: 1, threads: 2, memory: 400MiB, resources: {TAG: 1}}
+dashboard: off
+"""
+
+
+class TestInlineExecutor(ExecutorContract):
+    processes = False
+
+    @pytest.fixture
+    def executor(self, tmp_path: Path) -> Iterator[Executor]:
+        executor = InlineExecutor()
+        executor.prepare(self.program(str(tmp_path / "tries")))
+        yield executor
+        executor.close()
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    path = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
+    path.write_text(CLUSTER)
+    with start_local(load_settings(path)) as connection:
+        yield connection
+
+
+@pytest.mark.cluster
+class TestDaskExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self, connection: Connection, tmp_path: Path) -> Iterator[Executor]:
+        connection.client.wait_for_workers(2, timeout=30)
+        executor = DaskExecutor(connection)
+        executor.prepare(self.program(str(tmp_path / "tries")))
+        yield executor
+        executor.close()

@@ -1,0 +1,318 @@
+"""A local cluster is what was asked for, is reachable from here only, and never outlives its driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from batchrun.cluster import Connection, active_client, open_cluster, start_local, wrap
+from batchrun.config import Settings, load_settings
+from batchrun.errors import ClusterError, UsageError
+from batchrun.local_cluster import close_local_clusters, local_cluster
+from batchrun.resources import Worker
+
+pytestmark = pytest.mark.cluster
+
+SMALL = "workers: {one: {count: 1, memory: 300MiB}}\ndashboard: off\n"
+
+
+def settings_of(folder: Path, text: str = SMALL) -> Settings:
+    path = folder / "cluster.yaml"
+    path.write_text(text)
+    return load_settings(path)
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    text = """
+    workers:
+      standard: {count: 2, threads: 1, memory: 300MiB}
+      highmem: {count: 1, threads: 2, memory: 500MiB, resources: {HIGHMEM: 1, GPU: 2}}
+    dashboard: 127.0.0.1:0
+    """
+    with start_local(settings_of(tmp_path_factory.mktemp("groups"), textwrap.dedent(text))) as connection:
+        yield connection
+
+
+def until(promise: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + seconds
+    while not promise():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_workers_have_the_names_threads_memory_and_tags_of_their_groups(groups: Connection) -> None:
+    found = {worker.name: worker for worker in groups.workers()}
+    assert set(found) == {"standard-0", "standard-1", "highmem-0"}
+    highmem = found["highmem-0"]
+    assert (highmem.threads, highmem.memory, highmem.tags) == (2, 500 * 2**20, {"HIGHMEM": 1, "GPU": 2})
+    assert found["standard-0"].tags == {}
+    assert "2 × (1 thread, MEMORY: 300 MiB)" in groups.description
+
+
+def test_every_worker_advertises_its_memory_to_dask(groups: Connection) -> None:
+    facts = groups.client.scheduler_info(n_workers=-1)["workers"].values()
+    assert all(known["resources"]["MEMORY"] == known["memory_limit"] for known in facts)
+
+
+def test_nothing_listens_where_other_machines_could_reach_it(groups: Connection) -> None:
+    me = psutil.Process()
+    hosts = {
+        connection.laddr.ip
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert hosts == {"127.0.0.1"}
+
+
+def test_the_dashboard_answers_at_its_address(groups: Connection) -> None:
+    import urllib.request
+
+    assert groups.dashboard.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(f"{groups.dashboard}/status", timeout=10) as answer:
+        assert answer.status == 200
+
+
+def test_the_default_client_of_the_process_is_left_alone(groups: Connection) -> None:
+    assert active_client() is None
+
+
+def test_a_killed_worker_comes_back_under_its_name(groups: Connection) -> None:
+    before = next(worker for worker in groups.workers() if worker.name == "standard-1")
+    process = groups.client.run(os.getpid, workers=[before.address])[before.address]
+    os.kill(process, signal.SIGKILL)
+
+    def is_back() -> bool:
+        now = [worker for worker in groups.workers() if worker.name == "standard-1"]
+        return bool(now) and now[0].address != before.address
+
+    until(is_back)
+    assert len(groups.workers()) == 3
+
+
+def test_a_worker_whose_nanny_gave_up_is_started_again(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    with start_local(settings) as connection:
+        cluster = connection.client.cluster
+        (nanny,) = cluster.workers.values()
+        address = connection.workers()[0].address
+        cluster.sync(nanny.close)
+        until(lambda: bool(connection.workers()) and connection.workers()[0].address != address)
+        assert connection.workers()[0].name == "one-0"
+
+
+def test_equal_settings_share_one_warm_cluster_and_others_do_not(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    first, second = open_cluster(settings), local_cluster(settings)
+    try:
+        assert first.workers() == second.workers()
+        first.close()
+        assert second.client.submit(sum, [1, 2]).result(timeout=20) == 3
+        assert second.alive
+    finally:
+        second.close()
+        close_local_clusters()
+
+
+def test_a_warm_cluster_that_died_is_replaced(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    first = local_cluster(settings)
+    try:
+        first.client.cluster.close()
+        with local_cluster(settings) as second:
+            assert len(second.workers()) == 1
+    finally:
+        first.close()
+        close_local_clusters()
+
+
+def test_a_dashboard_port_in_use_gives_way_without_a_word(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        settings = settings_of(tmp_path, SMALL.replace("off", f"127.0.0.1:{port}"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with start_local(settings) as connection:
+                assert connection.dashboard.startswith("http://127.0.0.1:")
+                assert not connection.dashboard.endswith(f":{port}")
+
+
+def test_without_a_dashboard_there_is_no_address(tmp_path: Path) -> None:
+    with start_local(settings_of(tmp_path)) as connection:
+        assert connection.dashboard == ""
+
+
+def test_connecting_settings_start_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="kind: local"):
+        start_local(settings_of(tmp_path, "kind: connect\naddress: tcp://127.0.0.1:1\n"))
+
+
+def test_a_clients_cluster_is_used_through_another_client(groups: Connection) -> None:
+    with wrap(groups.client) as connection:
+        assert connection.client is not groups.client
+        assert connection.workers() == groups.workers()
+    assert groups.alive
+
+
+def test_a_closed_client_is_refused(tmp_path: Path) -> None:
+    with start_local(settings_of(tmp_path)) as connection:
+        client = connection.client
+    with pytest.raises(ClusterError, match="is closed; make a new one"):
+        wrap(client)
+
+
+# What is left of a driver that ends
+
+DRIVER = """
+import os, sys, time
+from batchrun.config import load_settings
+from batchrun.local_cluster import local_cluster
+
+if __name__ == "__main__":
+    connection = local_cluster(load_settings({path!r}))
+    print(os.getpid(), *connection.client.run(os.getpid).values(), flush=True)
+    {then}
+"""
+
+
+@contextlib.contextmanager
+def driver(folder: Path, then: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A process of its own group that has started a local cluster, and its workers."""
+    settings_of(folder, "workers: {two: {count: 2, memory: 300MiB}}\ndashboard: off\n")
+    script = folder / "driver.py"
+    script.write_text(DRIVER.format(path=str(folder / "cluster.yaml"), then=then))
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    family: list[psutil.Process] = []
+    try:
+        line = process.stdout.readline().split()
+        assert line, process.communicate()[1]
+        workers = [psutil.Process(int(text)) for text in line[1:]]
+        family = psutil.Process(process.pid).children(recursive=True)
+        yield process, workers
+    finally:
+        for left in (process, *family):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                left.kill()
+        process.communicate()
+
+
+def gone(workers: list[psutil.Process]) -> bool:
+    return not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+
+
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [("pass", 0), ("sys.exit(3)", 3), ("raise ValueError('the driver failed')", 1)],
+    ids=["at its end", "by exit", "by an error"],
+)
+def test_no_process_is_left_when_the_driver_ends(tmp_path: Path, then: str, code: int) -> None:
+    with driver(tmp_path, f"sys.stdin.readline(); {then}") as (process, _):
+        family = family_of(process)
+        _, said = process.communicate("\n", timeout=60)
+        assert process.returncode == code
+        until(lambda: gone(family))
+        assert ("ValueError" in said) == (code == 1)
+        assert said.count("Traceback") == (code == 1), said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to interrupt")
+def test_ctrl_c_reaches_the_driver_and_not_the_workers(tmp_path: Path) -> None:
+    then = """
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print(*connection.client.run(os.getpid).values(), flush=True)
+        sys.stdin.readline()
+    """
+    with driver(tmp_path, textwrap.dedent(then).strip().replace("\n", "\n    ")) as (process, workers):
+        family = family_of(process)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout is not None
+        after = {int(text) for text in process.stdout.readline().split()}
+        assert after == {worker.pid for worker in workers}
+        _, said = process.communicate("\n", timeout=60)
+        assert said == ""
+        until(lambda: gone(family))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_workers_end_by_themselves_when_the_driver_is_killed(tmp_path: Path) -> None:
+    with driver(tmp_path, "time.sleep(60)") as (process, _):
+        family = family_of(process)
+        assert len(family) >= 2
+        process.kill()
+        until(lambda: gone(family), seconds=15)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux only")
+def test_a_worker_that_holds_the_interpreters_lock_ends_with_its_driver(tmp_path: Path) -> None:
+    then = "connection.client.submit(__import__('re').match, '(a+)+$', 'a' * 40 + 'b'); time.sleep(60)"
+    with driver(tmp_path, then) as (process, workers):
+        family = family_of(process)
+        until(lambda: any(worker.cpu_percent(0.2) > 40 for worker in workers))
+        process.kill()
+        until(lambda: gone(family), seconds=15)
+
+
+def test_a_script_needs_no_main_guard_and_is_not_run_again_by_its_workers(tmp_path: Path) -> None:
+    settings_of(tmp_path)
+    script = tmp_path / "bare.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from batchrun.config import load_settings\n"
+        "from batchrun.local_cluster import local_cluster\n"
+        "folder = Path(__file__).parent\n"
+        "with (folder / 'times').open('a') as file: file.write('once ')\n"
+        "def double(x): return 2 * x\n"
+        "connection = local_cluster(load_settings(folder / 'cluster.yaml'))\n"
+        "print(connection.client.submit(double, 21).result())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("42\n", "", 0)
+    assert (tmp_path / "times").read_text() == "once "
+
+
+def test_a_process_that_the_user_starts_is_prepared_as_python_does_it(tmp_path: Path) -> None:
+    import multiprocessing.spawn
+
+    before = multiprocessing.spawn.get_preparation_data
+    with start_local(settings_of(tmp_path)):
+        mine = multiprocessing.spawn.get_preparation_data("mine")
+        assert {key for key in mine if key.startswith("init_main")} == {
+            key for key in before("mine") if key.startswith("init_main")
+        }
+    assert multiprocessing.spawn.get_preparation_data is before
+
+
+def test_a_worker_is_described_by_what_it_has() -> None:
+    worker = Worker(address="tcp://h:1", name="big-0", threads=2, memory=2**30, tags={"GPU": 1})
+    assert str(worker) == "big-0 (2 threads, MEMORY: 1 GiB, GPU: 1)"
