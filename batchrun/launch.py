@@ -1,0 +1,371 @@
+"""From what a user says to a run: pipeline, input, parameters and cluster, checked before anything starts."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchrun.config import RunSettings, Settings, load_settings, settings_for_address
+from batchrun.data import files
+from batchrun.data.source import Source, open_source
+from batchrun.definition import Pipeline, Stage, as_pipeline
+from batchrun.errors import PipelineError, UsageError
+from batchrun.events import Observer
+from batchrun.executor import Executor, InlineExecutor
+from batchrun.loading import load_pipeline
+from batchrun.outcome import RunState
+from batchrun.report import RunReport
+from batchrun.runner import RunnerSettings
+from batchrun.session import Session, check_demands
+from batchrun.split import Split
+from batchrun.store.artifacts import RunFolder
+from batchrun.store.driver import driver_name, driving, is_driven
+from batchrun.store.recorder import FlushPolicy
+from batchrun.store.runs import RunRecord, RunStore
+from batchrun.worker.program import pickle_program
+
+__all__ = ["open_report", "resume_run", "run_pipeline"]
+
+
+def run_pipeline(
+    pipeline: Pipeline | Stage | Callable[..., Any] | str,
+    data: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    cluster: Any = None,
+    split: Split | None = None,
+    combine: Callable[..., Any] | None = None,
+    columns: Sequence[str] | None = None,
+    progress: bool = True,
+    observers: Sequence[Observer] = (),
+    settings: Settings | None = None,
+) -> RunReport:
+    """Run a pipeline over a table and wait for its report.
+
+    Args:
+        pipeline: A Pipeline, its name as ``"module:name"``, or a plain function together with *split*.
+        data: A pandas, polars or Arrow frame; or the path, glob, folder or fsspec URL of Parquet, CSV or
+            Arrow IPC files.
+        params: Values for keyword-only arguments of the pipeline's functions.
+        cluster: The path of a ``cluster.yaml``, the address of a Dask scheduler, a Dask client or cluster,
+            Settings, or ``"inline"`` for this process. None takes the active Dask client, else the nearest
+            ``cluster.yaml``, else two local workers, which stay warm for the next call.
+        split: How to cut the input; needed for a plain function, and replaces the split of a pipeline.
+        combine: For a plain function: takes an iterator of result frames and gives one frame.
+        columns: For a plain function: the input columns to read.
+        progress: Whether to show a live display, in a notebook or terminal.
+        observers: Called with each event of the run.
+        settings: Store and run settings, in place of those that go with *cluster*.
+
+    Returns:
+        The report; its ``state`` says whether all rows were solved. A failing chunk is not an exception.
+
+    Raises UsageError before anything runs if what was asked for cannot be done, ClusterError if the cluster
+    cannot be reached or is lost, StoreError if results cannot be written, and KeyboardInterrupt after the
+    run was stopped and recorded as cancelled.
+
+    >>> import pandas as pd
+    >>> from batchrun import by_rows
+    >>> def double(chunk):
+    ...     return chunk * 2
+    >>> report = run_pipeline(double, pd.DataFrame({"x": range(4)}), split=by_rows(2), cluster="inline",
+    ...                       progress=False)
+    >>> report.results()["x"].tolist()
+    [0, 2, 4, 6]
+    """
+    named = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    pipe = as_pipeline(named, split=split, combine=combine, columns=columns)
+    bound = pipe.bind(params or {})
+    settings = settings or _settings(cluster)
+    run_id = _new_run_id(pipe)
+    pickle_program(pipe, bound, run_id)
+    folder = RunFolder(files.join(settings.artifact_root, run_id))
+    with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
+        opener = _Opener(cluster, settings, pipe, stack)
+        stack.callback(_discard_unless_recorded, store, run_id, folder)
+        if opener.remote:
+            opener.executor()
+        source = open_source(
+            data,
+            columns=pipe.input_columns(),
+            split=pipe.split,
+            spool=folder.spool,
+            regroup=lambda *arguments: opener.executor().regroup(*arguments),
+        )
+        executor = opener.executor()
+        check_demands(pipe, executor.workers())
+        source.save(folder.source)
+        store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
+        watching = [*observers, *stack.enter_context(_displays(progress, executor))]
+        session = _session(run_id, pipe, bound.record, source, folder, store, executor, settings, watching)
+        with driving(session.run_id):
+            session.drive()
+    return RunReport(settings.store_url, run_id)
+
+
+def resume_run(
+    run_id: str = "last",
+    *,
+    pipeline: Pipeline | None = None,
+    cluster: Any = None,
+    progress: bool = True,
+    observers: Sequence[Observer] = (),
+    settings: Settings | None = None,
+) -> RunReport:
+    """Go on with a run that was stopped, killed, or ended with rows that are not solved.
+
+    Chunks that are solved are not computed again; all others are tried, those that failed included.
+
+    Args:
+        run_id: The run, or the beginning of its id, or ``last``.
+        pipeline: The pipeline, if it was defined in a notebook or script and cannot be imported.
+        cluster, progress, observers, settings: As in run_pipeline.
+
+    Raises UsageError if the run does not exist, is driven by another process at this moment, or cannot go on
+    because its pipeline or input is not what it was.
+    """
+    settings = settings or _settings(cluster)
+    with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
+        record = store.find(run_id)
+        _check_abandoned(record)
+        if record.state is RunState.SUCCEEDED:
+            return RunReport(settings.store_url, record.run_id)
+        pipe = _pipeline_of(record, pipeline)
+        folder = RunFolder(record.folder)
+        source = Source.read(folder.source)
+        source.check_unchanged()
+        pipe.bind(record.params)
+        executor = _Opener(cluster, settings, pipe, stack).executor()
+        check_demands(pipe, executor.workers())
+        watching = [*observers, *stack.enter_context(_displays(progress, executor))]
+        session = _session(
+            record.run_id, pipe, record.params, source, folder, store, executor, settings, watching
+        )
+        with driving(session.run_id):
+            session.drive()
+    return RunReport(settings.store_url, record.run_id)
+
+
+def open_report(run_id: str = "last", *, cluster: Any = None) -> RunReport:
+    """The report of a run that is in the store, running or ended.
+
+    Raises RunNotFoundError if there is no such run.
+    """
+    return RunReport(_settings(cluster).store_url, run_id)
+
+
+class _Opener:
+    """Opens the executor when it is first needed, so that bad input is found before a cluster starts."""
+
+    def __init__(
+        self, cluster: Any, settings: Settings, pipeline: Pipeline, stack: contextlib.ExitStack
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._pipeline = pipeline
+        self._stack = stack
+        self._executor: Executor | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the cluster may turn out to be out of reach, which should be known first."""
+        return self._settings.cluster.kind == "connect"
+
+    def executor(self) -> Executor:
+        """The executor, opened once."""
+        if self._executor is None:
+            self._executor = self._open()
+            self._stack.callback(self._executor.close)
+        return self._executor
+
+    def _open(self) -> Executor:
+        if self._cluster == "inline":
+            return InlineExecutor(stage.demand for stage in self._pipeline.stages)
+        if hasattr(self._cluster, "submit") and hasattr(self._cluster, "prepare"):
+            given: Executor = self._cluster
+            return given
+        from batchrun.cluster import active_client, open_cluster, wrap
+        from batchrun.dask_executor import DaskExecutor
+
+        target = self._cluster
+        if target is None:
+            target = active_client()
+        named = target is None or isinstance(target, (str, Path, Settings))
+        connection = open_cluster(self._settings) if named else wrap(target)
+        self._stack.callback(connection.close)
+        return DaskExecutor(connection, shared_folder=self._settings.artifact_root)
+
+
+def _settings(cluster: Any) -> Settings:
+    """The settings that go with what the user gave as cluster."""
+    if isinstance(cluster, Settings):
+        return cluster
+    if isinstance(cluster, str) and re.match(r"[a-z]+://", cluster):
+        return settings_for_address(cluster)
+    if isinstance(cluster, (str, Path)) and cluster != "inline":
+        return load_settings(cluster)
+    known = (
+        cluster is None or cluster == "inline" or hasattr(cluster, "submit") or hasattr(cluster, "scheduler")
+    )
+    if not known:
+        raise UsageError(
+            f"cluster={cluster!r} is no cluster; give a cluster.yaml, an address like tcp://host:8786, "
+            'a Dask client, or "inline"'
+        )
+    return load_settings()
+
+
+def _new_run_id(pipeline: Pipeline) -> str:
+    """An id that nobody else makes, and that sorts by time within a pipeline."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pipeline.name)[:60].strip("-.") or "run"
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def _new_record(
+    run_id: str,
+    pipeline: Pipeline,
+    params: dict[str, Any],
+    settings: Settings,
+    source: Source,
+    folder: RunFolder,
+    executor: Executor,
+) -> RunRecord:
+    legs = {stage: leg for leg, stages in enumerate(pipeline.legs) for stage in stages}
+    return RunRecord(
+        run_id=run_id,
+        pipeline=pipeline.name,
+        target=pipeline.target,
+        state=RunState.QUEUED,
+        created=time.time(),
+        driver=driver_name(),
+        heartbeat=time.time(),
+        split=str(pipeline.split),
+        folder=folder.path,
+        rows_in=source.rows,
+        params=params,
+        settings=[
+            {"key": entry.key, "value": str(entry.value), "source": entry.source}
+            for entry in settings.entries()
+        ],
+        input={
+            "description": source.description,
+            "rows": source.rows,
+            "bytes_per_row": source.bytes_per_row,
+            "fingerprint": source.fingerprint,
+        },
+        stages=[
+            {
+                "name": stage.name,
+                "memory": stage.demand.memory,
+                "resources": dict(stage.demand.tags),
+                "leg": legs[number],
+            }
+            for number, stage in enumerate(pipeline.stages)
+        ],
+        cluster=executor.description,
+        versions=_versions(),
+    )
+
+
+def _session(
+    run_id: str,
+    pipeline: Pipeline,
+    params: Mapping[str, Any],
+    source: Source,
+    folder: RunFolder,
+    store: RunStore,
+    executor: Executor,
+    settings: Settings,
+    observers: Sequence[Observer],
+) -> Session:
+    run: RunSettings = settings.run
+    return Session(
+        run_id=run_id,
+        pipeline=pipeline,
+        bound=pipeline.bind(params),
+        source=source,
+        folder=folder,
+        store=store,
+        executor=executor,
+        flush=FlushPolicy(run.flush_every, run.flush_bytes),
+        settings=RunnerSettings(
+            small_result=run.small_result,
+            stop_after_alike=run.stop_after_alike,
+            look_ahead=run.look_ahead,
+        ),
+        observers=observers,
+    )
+
+
+@contextlib.contextmanager
+def _displays(progress: bool, executor: Executor) -> Iterator[Sequence[Observer]]:
+    """The observers that show the run: the live page always, terminal or notebook if wanted."""
+    from batchrun.console import ConsoleProgress
+    from batchrun.dashboard.publisher import Publisher
+    from batchrun.notebook import NotebookProgress, in_notebook
+
+    with contextlib.ExitStack() as stack:
+        shown: list[Observer] = []
+        if executor.dashboard:
+            publisher = Publisher(executor.publish)
+            stack.callback(publisher.close)
+            shown.append(publisher)
+        if progress and in_notebook():
+            shown.append(stack.enter_context(NotebookProgress()))
+        elif progress:
+            shown.append(stack.enter_context(ConsoleProgress()))
+        yield shown
+
+
+def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:
+    """The pipeline of a recorded run."""
+    if given is None:
+        if record.target is None:
+            raise PipelineError(
+                f"pipeline `{record.pipeline}` was defined in a notebook or script, from where it cannot be "
+                f"loaded; resume it there: resume_run({record.run_id!r}, pipeline={record.pipeline})"
+            )
+        given = load_pipeline(record.target)
+    names = [stage.name for stage in given.stages]
+    if given.name != record.pipeline or names != [stage["name"] for stage in record.stages]:
+        raise PipelineError(
+            f"run {record.run_id} is one of pipeline `{record.pipeline}` with the stages "
+            f"{', '.join(stage['name'] for stage in record.stages)}; `{given.name}` has {', '.join(names)}. "
+            "Start a new run instead"
+        )
+    if str(given.split) != record.split:
+        raise PipelineError(
+            f"run {record.run_id} was split by {record.split}, but pipeline `{given.name}` now splits by "
+            f"{given.split}; start a new run, or put the split back"
+        )
+    return given
+
+
+def _check_abandoned(record: RunRecord) -> None:
+    """Refuse to drive a run that another process drives at this moment."""
+    if is_driven(record):
+        raise UsageError(
+            f"run {record.run_id} is driven by another process ({record.driver}) at this moment; wait for "
+            "it, or stop that process first"
+        )
+
+
+def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) -> None:
+    """Leave nothing behind of a run that was refused before it was recorded."""
+    if not any(record.run_id == run_id for record in store.list(limit=5)):
+        files.remove_folder(folder.path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("batchrun", "dask", "distributed", "pandas", "numpy", "pyarrow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

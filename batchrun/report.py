@@ -1,0 +1,355 @@
+"""What a run leaves behind: its account of every row, its results, its records."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from batchrun.data import files
+from batchrun.data.load import load
+from batchrun.data.ordered import read_in_order
+from batchrun.data.results import ResultRef, ResultSet
+from batchrun.data.table import Stored, to_frame
+from batchrun.errors import RunFailedError
+from batchrun.outcome import ErrorRecord, Outcome, RunState
+from batchrun.plan import read_plan
+from batchrun.store.artifacts import RunFolder
+from batchrun.store.driver import is_driven
+from batchrun.store.runs import RunRecord, RunStore, SettledChunk
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+__all__ = ["RunReport"]
+
+
+class RunReport:
+    """The account of one run, read from its store; it shows itself in a notebook.
+
+    Rows are counted in rows of the input, and **rows in = rows solved + rows quarantined + rows
+    cancelled** once the run has ended. While it runs, the rest is still to come.
+
+    Args:
+        store_url: The database that the run is recorded in.
+        run_id: Its id, the beginning of it, or ``last``.
+
+    Raises RunNotFoundError if the store knows no such run.
+    """
+
+    def __init__(self, store_url: str, run_id: str = "last") -> None:
+        self._store_url = store_url
+        with RunStore(store_url) as store:
+            self.record: RunRecord = store.find(run_id)
+            self.driven: bool = is_driven(self.record)
+            """Whether a process drives the run; False once it has ended, or if its driver was killed."""
+            if not self.record.state.ended and not self.driven:
+                # It may have ended between the two looks.
+                self.record = store.find(self.record.run_id)
+
+    def __repr__(self) -> str:
+        return (
+            f"<RunReport {self.run_id}: {self.state}, {self.rows_in:,} rows in = {self.rows_solved:,} solved "
+            f"+ {self.rows_quarantined:,} quarantined + {self.rows_cancelled:,} cancelled>"
+        )
+
+    def _repr_html_(self) -> str:
+        from batchrun.notebook import report_html
+
+        return report_html(self)
+
+    # The run as a whole
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.record.run_id
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self.record.pipeline
+
+    @property
+    def target(self) -> str | None:
+        """``module:name`` of the pipeline; None if another process cannot load it."""
+        return self.record.target
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return self.record.state
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the run has not ended, but its driver is gone; ``resume_run`` goes on with it."""
+        return not self.state.ended and not self.driven
+
+    @property
+    def rows_in(self) -> int:
+        """Rows of the input."""
+        return self.record.rows_in
+
+    @property
+    def rows_solved(self) -> int:
+        """Rows in chunks that have a result."""
+        return self.record.rows_solved
+
+    @property
+    def rows_quarantined(self) -> int:
+        """Rows set apart because they failed."""
+        return self.record.rows_quarantined
+
+    @property
+    def rows_cancelled(self) -> int:
+        """Rows that were not solved because the run stopped."""
+        return self.record.rows_cancelled
+
+    @property
+    def created(self) -> float:
+        """When the run was made, in seconds since the epoch."""
+        return self.record.created
+
+    @property
+    def started(self) -> float | None:
+        """When its latest session began, in seconds since the epoch."""
+        return self.record.started
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in seconds since the epoch; None while it runs."""
+        return self.record.ended
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of its latest session, up to now if it still runs, or to its last sign of life."""
+        if self.record.started is None:
+            return 0.0
+        last = self.record.ended or (time.time() if self.driven else self.record.heartbeat) or 0.0
+        return max(0.0, last - self.record.started)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """All parameters, defaults included, as JSON values."""
+        return self.record.params
+
+    @property
+    def settings(self) -> list[dict[str, str]]:
+        """Effective settings, each with ``key``, ``value`` and ``source``."""
+        return self.record.settings
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """The input: ``description``, ``rows``, ``bytes_per_row``, ``fingerprint``."""
+        return self.record.input
+
+    @property
+    def split(self) -> str:
+        """How the input was split."""
+        return self.record.split
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """Each stage: ``name``, ``memory`` in bytes, ``resources``, ``leg``."""
+        return self.record.stages
+
+    @property
+    def cluster(self) -> str:
+        """What the run ran on, in a few words."""
+        return self.record.cluster
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python and of the packages that matter."""
+        return self.record.versions
+
+    @property
+    def error(self) -> ErrorRecord | None:
+        """The error that ended the run, if one did."""
+        return self.record.error
+
+    @property
+    def folder(self) -> str:
+        """Where the run's files are, a folder or URL."""
+        return self.record.folder
+
+    def raise_for_state(self) -> RunReport:
+        """This report, if the run succeeded.
+
+        Raises RunFailedError that says what is missing otherwise.
+        """
+        if self.state is RunState.SUCCEEDED:
+            return self
+        reason = f": {self.error}" if self.error else ""
+        raise RunFailedError(
+            f"run {self.run_id} is {self.state}: of {self.rows_in:,} rows {self.rows_solved:,} are solved, "
+            f"{self.rows_quarantined:,} quarantined, {self.rows_cancelled:,} cancelled{reason}"
+        )
+
+    # Tables
+
+    def results(self) -> pd.DataFrame:
+        """The combined result, or the results of all solved chunks in input order."""
+        if self.record.combined:
+            frame: pd.DataFrame = to_frame(self._combined(), "pandas")
+            return frame
+        return self._result_set().to_pandas()
+
+    def scan(self) -> pyarrow.dataset.Dataset:
+        """The results as a lazy dataset, for results that are larger than memory.
+
+        Chunks that shared a file may be out of order; ``results()`` has them in input order.
+        """
+        if self.record.combined:
+            import pyarrow.dataset
+
+            return pyarrow.dataset.dataset(self._combined())
+        return self._result_set().scan()
+
+    def batches(self) -> pyarrow.RecordBatchReader:
+        """The results in input order as record batches of one schema, for results larger than memory.
+
+        Chunks are read as the reader gets to them; it has the schema beforehand. Columns and types are
+        settled as in ``results()``. A pandas index is a column if it has a name, and is left out if it has
+        none.
+
+        Raises ResultError if a column has types that have nothing in common, and StoreError if a file of the
+        run is gone.
+        """
+        if self.record.combined:
+            return to_frame(self._combined(), "arrow").to_reader()
+        return read_in_order(self._refs)
+
+    @property
+    def rows_out(self) -> int:
+        """Rows of the results."""
+        if self.record.combined:
+            return int(self._combined().num_rows)
+        return sum(ref.rows for ref in self._refs)
+
+    @cached_property
+    def attempts(self) -> pd.DataFrame:
+        """One row an attempt: chunk, stage, attempt, worker, outcome, started (seconds since the epoch),
+        seconds, rows_in, rows_out, peak_memory (bytes), error_type, error, traceback, signature."""
+        with RunStore(self._store_url) as store:
+            return store.attempts(self.run_id)
+
+    @cached_property
+    def chunks(self) -> pd.DataFrame:
+        """One row a chunk: chunk, start, stop, rows, outcome (``pending`` until settled), rows_out, seconds,
+        attempts."""
+        plan, _ = read_plan(self._files)
+        frame = pd.DataFrame({"chunk": range(len(plan)), "start": plan.starts, "stop": plan.stops})
+        frame["rows"] = frame["stop"] - frame["start"]
+        settled = pd.DataFrame(
+            [(c.chunk, c.outcome.value, c.rows_out, c.seconds) for c in self._settled],
+            columns=["chunk", "outcome", "rows_out", "seconds"],
+        ).astype({"chunk": "int64", "outcome": "str", "rows_out": "int64", "seconds": "float64"})
+        frame = frame.merge(settled, on="chunk", how="left")
+        frame["outcome"] = frame["outcome"].fillna("cancelled" if self.state.ended else "pending")
+        frame["rows_out"] = frame["rows_out"].fillna(0).astype("int64")
+        frame["seconds"] = frame["seconds"].fillna(0.0)
+        tries = self.attempts.groupby("chunk").size()
+        frame["attempts"] = frame["chunk"].map(tries).fillna(0).astype("int64")
+        return frame
+
+    @cached_property
+    def failures(self) -> pd.DataFrame:
+        """One row a kind of error that chunks were given up for: error_type, error, traceback, stage, chunks
+        and rows (how many), first_chunk."""
+        columns = ["error_type", "error", "traceback", "stage", "chunks", "rows", "first_chunk"]
+        last = self._last_failures()
+        if last.empty:
+            return pd.DataFrame(columns=columns)
+        grouped = last.groupby("signature", sort=False, dropna=False)
+        frame = grouped.agg(
+            error_type=("error_type", "first"),
+            error=("error", "first"),
+            traceback=("traceback", "first"),
+            stage=("stage", "first"),
+            chunks=("chunk", "size"),
+            rows=("rows", "sum"),
+            first_chunk=("chunk", "min"),
+        )
+        return frame.sort_values("chunks", ascending=False, kind="stable").reset_index(drop=True)[columns]
+
+    @property
+    def quarantined(self) -> pd.DataFrame:
+        """The rows of chunks that were given up: their values, then batchrun_chunk, batchrun_stage,
+        error_type and error_message."""
+        parts = []
+        for failure in self._last_failures().to_dict("records"):
+            path = self._files.quarantine(failure["chunk"])
+            if files.exists(path):
+                rows = to_frame(load(Stored(path, rows=-1, nbytes=-1)), "pandas")
+            else:
+                rows = pd.DataFrame(index=range(failure["rows"]))
+            parts.append(
+                rows.assign(
+                    batchrun_chunk=failure["chunk"],
+                    batchrun_stage=failure["stage"],
+                    error_type=failure["error_type"],
+                    error_message=failure["error"],
+                )
+            )
+        if not parts:
+            return pd.DataFrame(columns=["batchrun_chunk", "batchrun_stage", "error_type", "error_message"])
+        together: pd.DataFrame = pd.concat(parts)
+        return together
+
+    # Files
+
+    def to_html(self, path: str | Path | None = None) -> Path:
+        """Write the report as one HTML file that needs nothing else; by default into the run's folder."""
+        from batchrun.render.html import write_html
+
+        return write_html(self, self._report_path(path, "html"))
+
+    def to_excel(self, path: str | Path | None = None) -> Path:
+        """Write results and records as an Excel workbook; by default into the run's folder."""
+        from batchrun.render.excel import write_excel
+
+        return write_excel(self, self._report_path(path, "xlsx"))
+
+    # Inside
+
+    @property
+    def _files(self) -> RunFolder:
+        return RunFolder(self.record.folder)
+
+    def _report_path(self, path: str | Path | None, suffix: str) -> Path:
+        if path is not None:
+            return Path(path)
+        default = self._files.report(suffix)
+        return Path(default) if files.is_local(default) else Path(f"{self.run_id}.{suffix}")
+
+    @cached_property
+    def _settled(self) -> list[SettledChunk]:
+        with RunStore(self._store_url) as store:
+            return list(store.settled(self.run_id))
+
+    def _combined(self) -> Any:
+        return load(Stored(str(self.record.combined), rows=-1, nbytes=-1))
+
+    @property
+    def _refs(self) -> list[ResultRef]:
+        """Where the results of the chunks lie, in input order."""
+        return [chunk.result for chunk in self._settled if chunk.result is not None]
+
+    def _result_set(self) -> ResultSet:
+        return ResultSet([chunk.chunk for chunk in self._settled if chunk.result is not None], self._refs)
+
+    def _last_failures(self) -> pd.DataFrame:
+        """The last attempt of each chunk that was given up, with the chunk's rows."""
+        given_up = {
+            chunk.chunk: chunk.rows
+            for chunk in self._settled
+            if not chunk.outcome.solved and chunk.outcome is not Outcome.CANCELLED
+        }
+        frame = self.attempts
+        frame = frame[frame["chunk"].isin(list(given_up)) & (frame["outcome"] != Outcome.SUCCEEDED.value)]
+        frame = frame.drop_duplicates("chunk", keep="last").sort_values("chunk")
+        return frame.assign(rows=frame["chunk"].map(given_up).astype("int64"))

@@ -1,0 +1,234 @@
+"""One session of one run: from a planned input and an executor to a recorded end.
+
+``launch`` makes what a session needs; a session drives the runner, combines, and writes how it ended.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from batchrun.data import files
+from batchrun.data.load import write_table
+from batchrun.data.results import ResultSet
+from batchrun.data.source import Source
+from batchrun.data.table import to_table
+from batchrun.definition import BoundParameters, Pipeline
+from batchrun.errors import DemandError
+from batchrun.events import Observer, RunEnded, RunStarted
+from batchrun.executor import Executor
+from batchrun.outcome import ErrorRecord, RunState
+from batchrun.plan import Plan
+from batchrun.resources import Worker, describe_workers
+from batchrun.runner import Runner, RunnerSettings
+from batchrun.store.artifacts import RunFolder
+from batchrun.store.driver import driver_name
+from batchrun.store.recorder import FlushPolicy, Recorder
+from batchrun.store.runs import RunStore, SettledChunk
+from batchrun.worker.program import pickle_program
+
+__all__ = ["Session", "check_demands"]
+
+
+@dataclass
+class Session:
+    """Drives a run that is recorded in the store, from where it stands to its end."""
+
+    run_id: str
+    pipeline: Pipeline
+    bound: BoundParameters
+    source: Source
+    folder: RunFolder
+    store: RunStore
+    executor: Executor
+    flush: FlushPolicy
+    settings: RunnerSettings
+    observers: Sequence[Observer] = ()
+
+    def drive(self) -> RunState:
+        """Run until nothing is left to do or the run is stopped; record how it ended and return that.
+
+        A first Ctrl-C lets running chunks end within the grace, a second one does not wait; either way what
+        was solved is kept, the run is recorded as cancelled, and KeyboardInterrupt is raised.
+        """
+        started = time.time()
+        settled = [chunk for chunk in self.store.settled(self.run_id) if chunk.outcome.solved]
+        runner = self._runner(settled)
+        self.store.update(
+            self.run_id,
+            state=RunState.RUNNING,
+            started=started,
+            ended=None,
+            error=None,
+            heartbeat=started,
+            driver=driver_name(),
+            cluster=self.executor.description,
+            rows_solved=runner.recorder.rows["rows_solved"],
+            rows_quarantined=0,
+            rows_cancelled=0,
+        )
+        self._tell_started()
+        interrupted: BaseException | None = None
+        error: ErrorRecord | None = None
+        try:
+            with _interrupts_stop(runner):
+                runner.run()
+        except KeyboardInterrupt as second:
+            interrupted = second
+        except BaseException as broken:
+            self._end(runner, started, RunState.FAILED, ErrorRecord.of(broken), combined=None)
+            raise
+        if runner.stopping:
+            interrupted = interrupted or KeyboardInterrupt()
+        error, combined = runner.broken, None
+        state = self._state(runner, stopped=interrupted is not None)
+        if state in (RunState.SUCCEEDED, RunState.PARTIAL) and self.pipeline.combine:
+            combined, error = self._combine()
+            state = RunState.FAILED if error else state
+        self._end(runner, started, state, error, combined)
+        if interrupted is not None:
+            raise KeyboardInterrupt(
+                f"run {self.run_id} was stopped; resume_run({self.run_id!r}) goes on with it"
+            ) from interrupted
+        return state
+
+    def _runner(self, settled: Sequence[SettledChunk]) -> Runner:
+        self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
+        workers = self.executor.workers()
+        slots, memory = _room(self.pipeline, workers)
+        plan = Plan(
+            self.source,
+            self.pipeline.split,
+            self.folder,
+            slots=slots,
+            memory=memory,
+            settled={chunk.chunk: chunk.rows for chunk in settled},
+        )
+        recorder = Recorder(self.store, self.run_id, self.folder, uuid.uuid4().hex[:8], self.flush)
+        recorder.rows["rows_solved"] = plan.settled_rows
+        return Runner(
+            run_id=self.run_id,
+            pipeline=self.pipeline,
+            source=self.source,
+            plan=plan,
+            folder=self.folder,
+            recorder=recorder,
+            executor=self.executor,
+            observers=self.observers,
+            settings=self.settings,
+            recalled=settled,
+            tries=self.store.last_tries(self.run_id),
+        )
+
+    def _state(self, runner: Runner, *, stopped: bool) -> RunState:
+        solved, quarantined = runner.recorder.rows["rows_solved"], runner.recorder.rows["rows_quarantined"]
+        if solved + quarantined == self.source.rows and not quarantined:
+            return RunState.SUCCEEDED
+        if stopped:
+            return RunState.CANCELLED
+        if runner.broken is not None or not solved:
+            return RunState.FAILED
+        return RunState.PARTIAL
+
+    def _combine(self) -> tuple[str | None, ErrorRecord | None]:
+        """Let the pipeline combine the parts; an error in it loses none of them."""
+        signature = self.pipeline.combine_signature
+        chunks = [chunk for chunk in self.store.settled(self.run_id) if chunk.result is not None]
+        if not chunks or signature is None or self.pipeline.combine is None:
+            return None, None
+        parts = ResultSet([c.chunk for c in chunks], [c.result for c in chunks if c.result is not None])
+        try:
+            frame = self.pipeline.combine(parts.parts(signature.kind), **self.bound.combine)
+            table = to_table(frame, owner=f"combine of `{self.pipeline.name}`")
+        except Exception as error:
+            return None, ErrorRecord.of(error)
+        return write_table(table, self.folder.combined).path, None
+
+    def _end(
+        self,
+        runner: Runner,
+        started: float,
+        state: RunState,
+        error: ErrorRecord | None,
+        combined: str | None,
+    ) -> None:
+        rows = dict(runner.recorder.rows)
+        rows["rows_cancelled"] = self.source.rows - rows["rows_solved"] - rows["rows_quarantined"]
+        now = time.time()
+        self.store.update(self.run_id, state=state, ended=now, error=error, combined=combined, **rows)
+        if state is RunState.SUCCEEDED:
+            files.remove_folder(self.folder.spool)
+        files.remove_folder(self.folder.handoffs)
+        event = RunEnded(
+            self.run_id, now, state, self.source.rows, **rows, seconds=now - started, error=error
+        )
+        for observer in self.observers:
+            observer(event)
+
+    def _tell_started(self) -> None:
+        event = RunStarted(
+            run_id=self.run_id,
+            at=time.time(),
+            pipeline=self.pipeline.name,
+            stages=tuple(stage.name for stage in self.pipeline.stages),
+            rows=self.source.rows,
+            folder=self.folder.path,
+            cluster=self.executor.description,
+            dashboard=self.executor.dashboard,
+        )
+        for observer in self.observers:
+            observer(event)
+
+
+def check_demands(pipeline: Pipeline, workers: Sequence[Worker]) -> None:
+    """Refuse a pipeline with a stage that no worker could run even when idle.
+
+    Raises DemandError that names the demand and what the workers have.
+    """
+    for stage in pipeline.stages:
+        if not any(worker.can_ever_run(stage.demand) for worker in workers):
+            raise DemandError(
+                f"stage `{stage.name}` needs {stage.demand}, which no worker can ever give; there is "
+                f"{describe_workers(workers)}. Ask for less, or add such a worker to cluster.yaml"
+            )
+
+
+def _room(pipeline: Pipeline, workers: Sequence[Worker]) -> tuple[int, int]:
+    """How many chunks can run at once, and the bytes of memory behind each."""
+    demand = pipeline.stages[0].demand
+    able = [worker for worker in workers if worker.can_ever_run(demand)]
+    slots = 0
+    for worker in able:
+        limits = [worker.threads]
+        if demand.memory:
+            limits.append(worker.memory // demand.memory)
+        limits += [int(worker.tags[tag] // amount) for tag, amount in demand.tags.items()]
+        slots += max(1, min(limits))
+    memory = min((worker.memory // worker.threads for worker in able), default=2**30)
+    return max(1, slots), demand.memory or memory
+
+
+@contextmanager
+def _interrupts_stop(runner: Runner) -> Iterator[None]:
+    """Turn the first Ctrl-C into a request to stop; the second one is an ordinary KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if runner.stopping:
+            raise KeyboardInterrupt
+        runner.stop()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
