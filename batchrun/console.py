@@ -1,0 +1,274 @@
+"""The terminal: live progress, the summary at the end, and the tables of the command line.
+
+Progress and errors go to standard error, tables and JSON to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from batchrun.events import ChunksRecalled, Event, RunEnded, RunStarted, RunStopping
+from batchrun.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from batchrun.render.pulse import Pulse
+    from batchrun.render.terminal import CheckLine, RunLine
+    from batchrun.report import RunReport
+
+__all__ = [
+    "ConsoleProgress",
+    "print_checks",
+    "print_details",
+    "print_error",
+    "print_json",
+    "print_note",
+    "print_pipelines",
+    "print_runs",
+    "print_settings",
+    "print_summary",
+]
+
+LOG_EVERY = 5.0
+"""Seconds between two lines of progress in a log that is no terminal."""
+FRAMES_PER_SECOND = 8
+"""How often the live display is drawn."""
+
+
+class ConsoleProgress:
+    """Shows a run on standard error while it goes on: an observer, used as a context manager.
+
+    On a terminal it draws a live block. Elsewhere, as in the log of a build, it writes a line when the run
+    starts, one every five seconds, also while a long chunk lets nothing happen, and one when the run is
+    stopped or ends. With *quiet* it writes nothing.
+
+    >>> with ConsoleProgress(quiet=True) as progress:
+    ...     progress(RunStarted("r1", 0.0, "delays", ("delays",), 100, "", "this process"))
+    >>> progress.progress.rows
+    100
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.time,
+        log_every: float = LOG_EVERY,
+    ) -> None:
+        self.progress = Progress()
+        self._quiet = quiet
+        self._console = console
+        self._clock = clock
+        self._log_every = log_every
+        self._lock = threading.Lock()
+        self._live: Live | None = None
+        self._pulse: Pulse | None = None
+        self._last_line = float("-inf")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to draw or to write."""
+        if self._quiet or self._live is not None or self._pulse is not None:
+            return
+        self._console = self._console or _stderr()
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._draw,
+                refresh_per_second=FRAMES_PER_SECOND,
+                transient=True,
+                # What a stage prints must stay on standard output when that is a file or a pipe.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._live.start()
+        else:
+            from batchrun.render.pulse import Pulse
+
+            self._pulse = Pulse(self._tick, self._log_every / 10)
+            self._pulse.start()
+
+    def stop(self) -> None:
+        """Take the live block away and give the terminal back; harmless when nothing was started."""
+        live, self._live = self._live, None
+        pulse, self._pulse = self._pulse, None
+        if live is not None:
+            live.stop()
+        if pulse is not None:
+            pulse.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in; called in the runner's thread."""
+        with self._lock:
+            self.progress.tell(event)
+            if not self._quiet and self._live is None and self._console is not None:
+                self._log(event)
+
+    def _draw(self) -> RenderableType:
+        from rich.text import Text
+
+        from batchrun.render.live import progress_block
+
+        with self._lock:
+            return progress_block(self.progress, self._clock()) if self.progress.run_id else Text("")
+
+    def _log(self, event: Event) -> None:
+        from batchrun.render import live
+
+        match event:
+            case RunStarted():
+                self._write(live.started_line(self.progress), event.at)
+            case ChunksRecalled():
+                self._write(live.resumed_line(self.progress), event.at)
+            case RunStopping():
+                self._write(live.stopping_line(self.progress, event.at), event.at)
+            case RunEnded():
+                self._write(live.ended_line(self.progress), event.at)
+            case _:
+                self._write_if_due(event.at)
+
+    def _tick(self) -> None:
+        """Say that the run goes on, where no event has said so."""
+        with self._lock:
+            if self.progress.run_id and self.progress.ended is None:
+                self._write_if_due(self._clock())
+
+    def _write_if_due(self, now: float) -> None:
+        from batchrun.render.live import progress_line
+
+        if now - self._last_line >= self._log_every:
+            self._write(progress_line(self.progress, now), now)
+
+    def _write(self, line: str, now: float) -> None:
+        assert self._console is not None  # noqa: S101  there is one from the start on
+        self._last_line = now
+        _plain(self._console, line)
+
+
+def print_summary(
+    report: RunReport, files: Sequence[str | Path] = (), *, console: Console | None = None
+) -> None:
+    """Print how a run ended, with the paths of the report *files* that were written."""
+    from batchrun.render.terminal import summary
+
+    _print(summary(report, [str(file) for file in files]), console)
+
+
+def print_details(report: RunReport, *, console: Console | None = None) -> None:
+    """Print all that is known of a run, whether it has ended or not."""
+    from batchrun.render.terminal import details
+
+    _print(details(report), console)
+
+
+def print_runs(
+    runs: Iterable[RunLine], abandoned: Collection[str] = (), *, console: Console | None = None
+) -> None:
+    """Print one line a run, and how to go on with those whose ids are in *abandoned*."""
+    from batchrun.render.terminal import runs_table
+
+    _print(runs_table(runs, abandoned), console)
+
+
+def print_settings(settings: Iterable[tuple[str, object, str]], *, console: Console | None = None) -> None:
+    """Print each setting as ``(key, value, source)``."""
+    from batchrun.render.terminal import settings_table
+
+    _print(settings_table(settings), console)
+
+
+def print_checks(checks: Iterable[CheckLine], *, console: Console | None = None) -> None:
+    """Print what ``doctor`` found."""
+    from batchrun.render.terminal import checks_table
+
+    _print(checks_table(checks), console)
+
+
+def print_pipelines(
+    pipelines: Iterable[tuple[str, str, str, str]], *, console: Console | None = None
+) -> None:
+    """Print each pipeline as ``(module:name, split, stages, what it is for)``."""
+    from batchrun.render.terminal import pipelines_table
+
+    _print(pipelines_table(pipelines), console)
+
+
+def print_json(document: Any) -> None:
+    """Write one JSON document to standard output, and nothing else.
+
+    Not-a-number and infinities become null, which JSON has a word for; dates and other values become text.
+    """
+    sys.stdout.write(json.dumps(_jsonable(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(message: str, *, console: Console | None = None) -> None:
+    """Say on standard error, in one block, what was wrong and what to do."""
+    from rich.text import Text
+
+    _print(Text.assemble(("error: ", "bold #d1495b"), str(message)), console or _stderr())
+
+
+def print_note(message: str, *, console: Console | None = None) -> None:
+    """Say something on standard error that is no error, such as how to resume."""
+    from rich.text import Text
+
+    _print(Text(str(message)), console or _stderr())
+
+
+def _jsonable(value: Any) -> Any:
+    """*value* in the types of JSON."""
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_jsonable(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _print(renderable: RenderableType, console: Console | None) -> None:
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    console.print(renderable, soft_wrap=not console.is_terminal and _is_line(renderable))
+
+
+def _is_line(renderable: RenderableType) -> bool:
+    """Whether it is text of one block, which a log keeps unwrapped."""
+    from rich.text import Text
+
+    return isinstance(renderable, Text)
+
+
+def _plain(console: Console, line: str) -> None:
+    """A line without markup, colours or wrapping."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True, emoji=False)

@@ -1,0 +1,1 @@
+"""Reports that outlive the run: a web page and a workbook."""

@@ -1,0 +1,242 @@
+"""A run as an Excel workbook: what it was, its results, and what became of every chunk and row.
+
+Rows are streamed to the file as they are read, so that the results need not fit into memory. Nothing that
+comes from a user is ever taken for a formula or a link.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from batchrun.data.files import write_atomically
+from batchrun.render.account import (
+    advice,
+    conservation,
+    count,
+    headline,
+    list_outcomes,
+    moment,
+    outcome_counts,
+    stage_accounts,
+)
+from batchrun.render.cells import Cell, Column, clip, column_of, table_of
+from batchrun.resources import format_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from batchrun.report import RunReport
+
+__all__ = ["write_excel"]
+
+ROWS_PER_SHEET = 1_048_575
+"""Rows that a sheet can hold below its header."""
+COLUMNS_PER_SHEET = 16_384
+"""Columns that a sheet can hold."""
+WIDEST = 60
+"""Characters; a column is never made wider by its values."""
+PIECE = 8_192
+"""Rows that are Python objects at a time."""
+SAMPLE = 200
+"""Rows whose width decides that of the column."""
+
+
+def write_excel(report: RunReport, path: str | Path, *, rows_per_sheet: int = ROWS_PER_SHEET) -> Path:
+    """Write *report* to *path* as one workbook and give the path back; it appears whole or not at all.
+
+    Its sheets are summary, results (as many as *rows_per_sheet* makes necessary), chunks, attempts,
+    failures, quarantine and settings.
+
+    Raises StoreError if the file cannot be written.
+    """
+    # Rows wait in files of their own until the workbook is put together; the folder takes them away again.
+    with (
+        tempfile.TemporaryDirectory(prefix="batchrun-excel-") as waiting,
+        write_atomically(str(path)) as file,
+        _Workbook(file, waiting, rows_per_sheet) as book,
+    ):
+        book.add_facts("summary", f"{report.pipeline}: {headline(report)}", _summary(report))
+        results = report.batches()
+        book.add_stream("results", results.schema, results)
+        book.add_frame("chunks", report.chunks)
+        book.add_frame("attempts", _with_moments(report.attempts))
+        book.add_frame("failures", report.failures)
+        book.add_frame("quarantine", report.quarantined)
+        book.add_frame("settings", _settings(report))
+    return Path(path)
+
+
+class _Workbook:
+    """Sheets of one look, written row by row; a context that ends with the whole file."""
+
+    def __init__(self, file: Any, waiting: str, rows_per_sheet: int) -> None:
+        import xlsxwriter
+
+        self._book = xlsxwriter.Workbook(
+            file,
+            {
+                "constant_memory": True,
+                "tmpdir": waiting,
+                "strings_to_formulas": False,
+                "strings_to_urls": False,
+                "strings_to_numbers": False,
+            },
+        )
+        self._rows_per_sheet = rows_per_sheet
+        self._header = self._book.add_format(
+            {"bold": True, "bottom": 1, "bg_color": "#EEF1F5", "valign": "top"}
+        )
+        self._label = self._book.add_format({"font_color": "#5B6675", "valign": "top"})
+        self._title = self._book.add_format({"bold": True, "font_size": 16})
+        self._wrapped = self._book.add_format({"text_wrap": True, "valign": "top"})
+        self._formats: dict[str, Any] = {"": None}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the file together, or after an error let go of the rows that wait."""
+        if error is None:
+            self._book.close()
+            return
+        for sheet in self._book.worksheets():
+            if sheet.row_data_fh is not None:
+                sheet.row_data_fh.close()
+
+    def add_facts(self, name: str, title: str, facts: Iterable[tuple[str, str]]) -> None:
+        """A sheet of a title, and labels with their values."""
+        sheet = self._book.add_worksheet(name)
+        sheet.hide_gridlines(2)
+        sheet.set_column(0, 0, 22)
+        sheet.set_column(1, 1, 100)
+        sheet.write_string(0, 0, title, self._title)
+        for row, (label, value) in enumerate(facts, start=2):
+            sheet.write_string(row, 0, label, self._label)
+            sheet.write_string(row, 1, value, self._wrapped)
+
+    def add_frame(self, name: str, frame: pd.DataFrame) -> None:
+        """A sheet of a DataFrame's columns."""
+        table = table_of(frame)
+        self.add_stream(name, table.schema, table.to_batches())
+
+    def add_stream(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        """A sheet of record batches, and further ones with the same header when one is full."""
+        columns = [column_of(field.name, field.type) for field in islice(schema, COLUMNS_PER_SHEET)]
+        sheets = 1
+        sheet = _Sheet(self._book.add_worksheet(name), columns, self._header, self._format)
+        for batch in batches:
+            # A piece at a time: a batch may be large, and its values as Python objects larger still.
+            for start in range(0, batch.num_rows, PIECE):
+                piece = batch.slice(start, PIECE)
+                cells = [column.cells(piece.column(at)) for at, column in enumerate(columns)]
+                for values in zip(*cells, strict=True):
+                    if sheet.rows == self._rows_per_sheet:
+                        sheet.finish()
+                        sheets += 1
+                        sheet = _Sheet(
+                            self._book.add_worksheet(f"{name} {sheets}"), columns, self._header, self._format
+                        )
+                    sheet.write(values)
+        sheet.finish()
+
+    def _format(self, number_format: str) -> Any:
+        """The cell format of a number format, made once."""
+        if number_format not in self._formats:
+            self._formats[number_format] = self._book.add_format({"num_format": number_format})
+        return self._formats[number_format]
+
+
+class _Sheet:
+    """One sheet with a frozen header, a filter, and columns as wide as their first values."""
+
+    def __init__(
+        self, sheet: Any, columns: Sequence[Column], header: Any, format_of: Callable[[str], Any]
+    ) -> None:
+        self.rows = 0
+        """Rows below the header so far."""
+        self._sheet = sheet
+        self._formats = [format_of(column.number_format) for column in columns]
+        self._widths = [max(column.width, len(column.header) + 3) for column in columns]
+        sheet.freeze_panes(1, 0)
+        for at, column in enumerate(columns):
+            sheet.write_string(0, at, column.header, header)
+
+    def write(self, values: Sequence[Cell]) -> None:
+        """Write the next row."""
+        self.rows += 1
+        sheet, row = self._sheet, self.rows
+        for at, value in enumerate(values):
+            if value is None:
+                continue
+            if isinstance(value, str):
+                sheet.write_string(row, at, value)
+                if row <= SAMPLE and len(value) >= self._widths[at]:
+                    self._widths[at] = len(value) + 1
+            elif isinstance(value, bool):
+                sheet.write_boolean(row, at, value)
+            elif isinstance(value, (int, float)):
+                sheet.write_number(row, at, value, self._formats[at])
+            else:
+                sheet.write_datetime(row, at, value, self._formats[at])
+
+    def finish(self) -> None:
+        """Set what depends on all rows."""
+        for at, width in enumerate(self._widths):
+            self._sheet.set_column(at, at, min(width, WIDEST))
+        if self._widths:
+            self._sheet.autofilter(0, 0, self.rows, len(self._widths) - 1)
+
+
+def _summary(report: RunReport) -> list[tuple[str, str]]:
+    """What the first sheet says, label and value."""
+    facts = [
+        ("Rows", conservation(report)),
+        ("State", report.state.value),
+        ("Run", report.run_id),
+        ("Pipeline", report.target or report.pipeline),
+        ("Input", f"{report.input.get('description', '')}, {count(report.rows_in, 'row')}"),
+        ("Split", str(report.split)),
+        ("Cluster", str(report.cluster)),
+        ("Started", moment(report.started)),
+        ("Ended", moment(report.ended)),
+        ("Time", format_seconds(report.seconds)),
+        ("Chunks", list_outcomes(outcome_counts(report.chunks))),
+        ("Attempts", list_outcomes(outcome_counts(report.attempts))),
+        ("Folder", str(report.folder)),
+    ]
+    facts += [
+        (f"Parameter {name}", json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()
+    ]
+    for stage in stage_accounts(report):
+        took = f"{count(stage.attempts, 'attempt')}, {format_seconds(stage.seconds)} in all"
+        facts.append((f"Stage {stage.name}", f"needs {stage.demand}; {took}"))
+    facts += [(f"Version of {name}", str(version)) for name, version in report.versions.items()]
+    if report.error is not None:
+        facts.append(("Error", f"{report.error}\n\n{report.error.traceback}".rstrip()))
+    if advice(report):
+        facts.append(("What next", advice(report)))
+    return [(label, clip(value)) for label, value in facts]
+
+
+def _settings(report: RunReport) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = [(str(entry["key"]), str(entry["value"]), str(entry["source"])) for entry in report.settings]
+    return pd.DataFrame(rows, columns=["setting", "value", "from"], dtype="str")
+
+
+def _with_moments(attempts: pd.DataFrame) -> pd.DataFrame:
+    """The attempts with their start as a time rather than as seconds since the epoch."""
+    import pandas as pd
+
+    started = pd.to_datetime(attempts["started"], unit="s", utc=True)
+    return attempts.assign(started=started)

@@ -1,0 +1,308 @@
+"""A run as one self-contained web page: it needs no network, reads on light and dark, and prints well.
+
+The template escapes whatever it is given; only the plot of the timeline comes as markup, from Bokeh.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchrun.errors import ResultError
+from batchrun.outcome import Outcome
+from batchrun.render.account import (
+    StageAccount,
+    advice,
+    conservation,
+    count,
+    headline,
+    moment,
+    outcome_counts,
+    stage_accounts,
+    state_color,
+)
+from batchrun.resources import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from batchrun.report import RunReport
+
+__all__ = ["render_html", "write_html"]
+
+PREVIEW_ROWS = 20
+"""Rows of the result that the page shows."""
+PREVIEW_COLUMNS = 40
+"""Columns that a table of user data shows."""
+QUARANTINE_ROWS = 100
+"""Quarantined rows that the page shows."""
+ATTEMPT_ROWS = 50
+"""Attempts that the page lists; the timeline has them all."""
+FAILURE_ROWS = 20
+"""Distinct failures that the page shows with their traceback."""
+MOST_CHARACTERS = 300
+"""Characters of one value of user data."""
+BINS = 24
+"""Bars of the small histogram of a stage."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as the template shows it."""
+
+    header: Sequence[str]
+    """Names of the columns."""
+    rows: Sequence[Sequence[str]]
+    """The cells as text."""
+    numeric: Sequence[bool]
+    """Which columns are numbers, and so stand to the right."""
+    note: str = ""
+    """What was left out; empty if nothing was."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A part of a bar and its line in the legend."""
+
+    name: str
+    """What it counts."""
+    number: int
+    """How many."""
+    share: float
+    """Per cent of the bar."""
+    color: str
+    """Its colour."""
+    description: str = ""
+    """What the name means."""
+
+
+def render_html(report: RunReport) -> str:
+    """*report* as the text of one HTML page without external resources.
+
+    Reads only the first rows of the results. Raises StoreError if the run's files cannot be read.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from batchrun.render.timeline import timeline
+
+    environment = Environment(
+        loader=PackageLoader("batchrun.render"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plot = timeline(report.attempts, report.started)
+    return environment.get_template("report.html").render(
+        css=Markup(environment.get_template("report.css").render()),  # noqa: S704  a file of ours
+        report=report,
+        state_color=state_color(report),
+        headline=headline(report),
+        conservation=conservation(report),
+        advice=advice(report),
+        rows=_row_portions(report),
+        rows_left=report.rows_in - report.rows_solved - report.rows_quarantined - report.rows_cancelled,
+        facts=_facts(report),
+        params=[(name, json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()],
+        stages=[(stage, histogram) for stage, histogram in _stages(report)],
+        chunks=_chunk_portions(report.chunks),
+        plot=plot,
+        result=_preview(report),
+        failures=_failures(report.failures),
+        failures_left=max(0, len(report.failures) - FAILURE_ROWS),
+        quarantined=_grid_of(report.quarantined, QUARANTINE_ROWS, "quarantined row"),
+        attempts=_attempts(report),
+        written=moment(datetime.now().timestamp()),
+        bytes=format_bytes,
+        seconds=format_seconds,
+        count=count,
+    )
+
+
+def write_html(report: RunReport, path: str | Path) -> Path:
+    """Write *report* to *path* as one page and give the path back; the file appears whole or not at all.
+
+    Raises StoreError if the file cannot be written.
+    """
+    from batchrun.data.files import write_atomically
+
+    page = render_html(report).encode()
+    with write_atomically(str(path)) as file:
+        file.write(page)
+    return Path(path)
+
+
+def _facts(report: RunReport) -> list[tuple[str, str]]:
+    """What ran on what, label and value."""
+    per_row = report.input.get("bytes_per_row")
+    size = (
+        f", {format_bytes(float(per_row) * report.rows_in)} in memory" if per_row and report.rows_in else ""
+    )
+    workers = count(report.attempts["worker"].nunique(), "worker")
+    return [
+        ("Pipeline", report.target or report.pipeline),
+        ("Run", report.run_id),
+        ("Input", f"{report.input.get('description', '')}: {count(report.rows_in, 'row')}{size}"),
+        ("Split", str(report.split)),
+        ("Cluster", str(report.cluster)),
+        ("Started", moment(report.started)),
+        ("Ended", moment(report.ended)),
+        ("Wall time", format_seconds(report.seconds)),
+        ("Work", f"{format_seconds(float(report.attempts['seconds'].sum()))} in stages on {workers}"),
+        ("Folder", str(report.folder)),
+    ]
+
+
+def _row_portions(report: RunReport) -> list[Portion]:
+    parts = (
+        ("solved", report.rows_solved, Outcome.SUCCEEDED.color),
+        ("quarantined", report.rows_quarantined, Outcome.FAILED.color),
+        ("cancelled", report.rows_cancelled, Outcome.CANCELLED.color),
+    )
+    return [
+        Portion(name, number, 100 * number / report.rows_in if report.rows_in else 0.0, color)
+        for name, number, color in parts
+    ]
+
+
+def _chunk_portions(chunks: pd.DataFrame) -> list[Portion]:
+    known = {outcome.value: outcome for outcome in Outcome}
+    portions = []
+    for name, number in outcome_counts(chunks).items():
+        outcome = known.get(name)
+        portions.append(
+            Portion(
+                name.replace("_", " "),
+                number,
+                100 * number / len(chunks),
+                outcome.color if outcome else "#c3c9d1",
+                outcome.description if outcome else "not settled yet",
+            )
+        )
+    return portions
+
+
+def _stages(report: RunReport) -> Iterable[tuple[StageAccount, list[float]]]:
+    """Each stage with a histogram of its durations, on one scale of seconds for all."""
+    import numpy as np
+
+    attempts = report.attempts
+    seconds = attempts["seconds"].to_numpy(dtype=float, na_value=math.nan)
+    seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
+    low, high = (float(seconds.min()), float(seconds.max())) if len(seconds) else (1e-3, 1.0)
+    edges = np.geomspace(low, max(high, low * 2), BINS + 1)
+    for stage in stage_accounts(report):
+        own = attempts.loc[attempts["stage"] == stage.name, "seconds"].to_numpy(
+            dtype=float, na_value=math.nan
+        )
+        bars, _ = np.histogram(np.clip(own[np.isfinite(own)], edges[0], edges[-1]), bins=edges)
+        yield stage, [float(bar) / max(1, int(bars.max())) for bar in bars]
+
+
+def _preview(report: RunReport) -> Grid:
+    """The first rows of the results; results that do not fit one table give their reason instead."""
+    import pyarrow as pa
+
+    try:
+        results = report.batches()
+    except ResultError as error:
+        return Grid((), (), (), str(error))
+    batches, rows = [], 0
+    for batch in results:
+        batches.append(batch.slice(0, PREVIEW_ROWS - rows))
+        rows += batches[-1].num_rows
+        if rows == PREVIEW_ROWS:
+            break
+    return _grid(pa.Table.from_batches(batches, results.schema), report.rows_out, "row")
+
+
+def _failures(failures: pd.DataFrame) -> list[Mapping[str, Any]]:
+    return [dict(row) for _, row in failures.head(FAILURE_ROWS).iterrows()]
+
+
+def _grid_of(frame: pd.DataFrame, most: int, noun: str) -> Grid:
+    from batchrun.render.cells import table_of
+
+    return _grid(table_of(frame.head(most)), len(frame), noun)
+
+
+def _grid(table: pa.Table, total: int, noun: str) -> Grid:
+    """A small Arrow table as text, with a note on what is not shown of *total* rows."""
+    from pyarrow import types
+
+    from batchrun.render.cells import column_of, python_values
+
+    wide = table.num_columns
+    table = table.select(list(range(min(wide, PREVIEW_COLUMNS))))
+    columns = [[show(value) for value in python_values(column)] for column in table.columns]
+    note = [f"the first {table.num_rows} of {count(total, noun)}"] if total > table.num_rows else []
+    if wide > PREVIEW_COLUMNS:
+        note.append(f"the first {PREVIEW_COLUMNS} of {count(wide, 'column')}")
+    kinds = [field.type for field in table.schema]
+    return Grid(
+        header=[column_of(field.name, field.type).header for field in table.schema],
+        rows=list(zip(*columns, strict=True)),
+        numeric=[types.is_integer(k) or types.is_floating(k) or types.is_decimal(k) for k in kinds],
+        note=", ".join(note),
+    )
+
+
+def show(value: Any) -> str:
+    """A value of user data as text to read.
+
+    >>> show(0.1 + 0.2), show(12345678.9), show(None), show([1, 2])
+    ('0.3', '12345678.9', '', '[1, 2]')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.10g}"
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+
+
+def _attempts(report: RunReport) -> Grid:
+    """The attempts that gave no result, then the longest ones."""
+    attempts = report.attempts
+    solved = attempts["outcome"].isin([outcome.value for outcome in Outcome if outcome.solved])
+    order = (
+        attempts.assign(_solved=solved)
+        .sort_values(["_solved", "seconds"], ascending=[True, False], kind="stable")
+        .head(ATTEMPT_ROWS)
+    )
+    begin = float(attempts["started"].min()) if len(attempts) else 0.0
+    rows = [_attempt_cells(record, begin) for record in order.to_dict("records")]
+    note = f"{len(rows)} of {count(len(attempts), 'attempt')}" if len(attempts) > len(rows) else ""
+    header = ("chunk", "stage", "try", "worker", "outcome", "started", "took", "peak memory", "error")
+    return Grid(header, rows, (True, False, True, False, False, True, True, True, False), note)
+
+
+def _attempt_cells(attempt: Mapping[Hashable, Any], begin: float) -> tuple[str, ...]:
+    outcome, peak, error_type = str(attempt["outcome"]), attempt["peak_memory"], attempt["error_type"]
+    failed = isinstance(error_type, str) and error_type != ""
+    return (
+        f"{attempt['chunk']:,}",
+        str(attempt["stage"]),
+        str(attempt["attempt"]),
+        str(attempt["worker"]),
+        f"{_symbol(outcome)} {outcome.replace('_', ' ')}",
+        f"+ {format_seconds(attempt['started'] - begin)}",
+        format_seconds(attempt["seconds"]),
+        format_bytes(peak) if isinstance(peak, (int, float)) and peak > 0 else "",
+        show(f"{error_type}: {attempt['error']}") if failed else "",
+    )
+
+
+def _symbol(name: str) -> str:
+    return next((outcome.symbol for outcome in Outcome if outcome.value == name), "")

@@ -1,0 +1,310 @@
+"""What the terminal shows, as rich renderables: pure functions from plain values, printed by ``console``.
+
+Text from users goes in as ``Text`` or escaped, so that brackets in it are never read as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from batchrun.outcome import Outcome, RunState
+from batchrun.render.account import (
+    STATE_COLORS,
+    advice,
+    conservation,
+    count,
+    headline,
+    list_outcomes,
+    moment,
+    outcome_counts,
+    stage_accounts,
+    state_color,
+)
+from batchrun.resources import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from batchrun.report import RunReport
+
+__all__ = [
+    "CheckLine",
+    "RunLine",
+    "checks_table",
+    "details",
+    "failures_block",
+    "pipelines_table",
+    "runs_table",
+    "settings_table",
+    "summary",
+]
+
+STATE_SYMBOLS = {
+    RunState.QUEUED: "·",
+    RunState.RUNNING: "▸",
+    RunState.SUCCEEDED: Outcome.SUCCEEDED.symbol,
+    RunState.PARTIAL: Outcome.STOPPED_WITH_SOLUTION.symbol,
+    RunState.FAILED: Outcome.FAILED.symbol,
+    RunState.CANCELLED: Outcome.CANCELLED.symbol,
+}
+"""One character a state."""
+STOPPED = "◦"
+"""The character of a run that has not ended and that no process drives."""
+MOST_FAILURES = 3
+"""Distinct failures that a summary shows; the reports have all."""
+
+
+class RunLine(Protocol):
+    """What the table of runs reads of a run."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def state(self) -> RunState:
+        """Where it stands."""
+        ...
+
+    @property
+    def rows_in(self) -> int:
+        """Rows of the input."""
+        ...
+
+    @property
+    def rows_solved(self) -> int:
+        """Rows in chunks with a result."""
+        ...
+
+    @property
+    def created(self) -> float:
+        """When it was submitted, in seconds since the epoch."""
+        ...
+
+
+class CheckLine(Protocol):
+    """What the table of ``doctor`` reads of a check."""
+
+    @property
+    def name(self) -> str:
+        """What was checked."""
+        ...
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether all is well; None if that may or may not matter."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """What was found."""
+        ...
+
+    @property
+    def advice(self) -> str:
+        """What to do if it is not well; empty otherwise."""
+        ...
+
+
+def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
+    """How a run ended: the verdict, the law of conservation, times, failures, and where everything is."""
+    from rich.console import Group
+    from rich.text import Text
+
+    facts = _facts()
+    facts.add_row("run", Text(report.run_id))
+    facts.add_row("rows", Text(conservation(report)))
+    facts.add_row("chunks", Text(list_outcomes(outcome_counts(report.chunks))))
+    facts.add_row(
+        "attempts", Text(f"{len(report.attempts):,}: {list_outcomes(outcome_counts(report.attempts))}")
+    )
+    facts.add_row("time", Text(_times(report)))
+    for file in files:
+        facts.add_row("report", Text(file, overflow="fold"))
+    facts.add_row("folder", Text(str(report.folder), overflow="fold"))
+    blocks: list[RenderableType] = [_verdict(report), facts]
+    if report.error is not None or len(report.failures):
+        blocks += [Text(), failures_block(report)]
+    if advice(report):
+        blocks += [Text(), Text(advice(report), style="bold")]
+    return Group(*blocks)
+
+
+def details(report: RunReport) -> Group:
+    """All that ``show`` tells of a run: the summary, what ran on what, and the stages."""
+    from rich.console import Group
+    from rich.text import Text
+
+    facts = _facts()
+    facts.add_row("pipeline", Text(report.target or f"{report.pipeline} (not importable by name)"))
+    facts.add_row("input", Text(f"{report.input.get('description', '')}, {count(report.rows_in, 'row')}"))
+    facts.add_row("split", Text(str(report.split)))
+    facts.add_row("cluster", Text(str(report.cluster)))
+    facts.add_row("started", Text(moment(report.started)))
+    facts.add_row("ended", Text(moment(report.ended)))
+    for name, value in report.params.items():
+        facts.add_row("parameter", Text(f"{name} = {value!r}"))
+    table = _table(
+        "stage", "needs", "attempts", "failed", "median", "longest", "in all", right=(2, 3, 4, 5, 6)
+    )
+    for stage in stage_accounts(report):
+        table.add_row(
+            Text(stage.name),
+            Text(stage.demand),
+            f"{stage.attempts:,}",
+            f"{stage.failed:,}",
+            format_seconds(stage.median),
+            format_seconds(stage.longest),
+            format_seconds(stage.seconds),
+        )
+    return Group(summary(report), Text(), facts, Text(), table)
+
+
+def failures_block(report: RunReport) -> Group:
+    """The error that ended the run with its traceback, or the distinct failures, each in a line."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    color = Outcome.FAILED.color
+    if report.error is not None:
+        lines = [Text(str(report.error), style=f"bold {color}")]
+        if report.error.traceback:
+            lines.append(Text(report.error.traceback.rstrip(), style="dim", overflow="fold"))
+        return Group(*[Padding(line, (0, 0, 0, 2)) for line in lines])
+    lines = []
+    for _, failure in report.failures.head(MOST_FAILURES).iterrows():
+        where = f"{count(int(failure['chunks']), 'chunk')}, {count(int(failure['rows']), 'row')}"
+        message = " ".join(str(failure["error"]).split())
+        lines.append(
+            Text.assemble(
+                (f"{Outcome.FAILED.symbol} {failure['error_type']}: ", color), message, f" ({where})"
+            )
+        )
+    more = len(report.failures) - MOST_FAILURES
+    if more > 0:
+        lines.append(Text(f"… and {count(more, 'other error')}; the reports have them all", style="dim"))
+    return Group(*[Padding(line, (0, 0, 0, 2)) for line in lines])
+
+
+def runs_table(runs: Iterable[RunLine], abandoned: Collection[str] = ()) -> RenderableType:
+    """One line a run, in the order given; below it, how to go on with those whose driver is gone."""
+    from rich.console import Group
+    from rich.text import Text
+
+    # The id begins with the pipeline's name and the time, so neither needs a column at 80 characters.
+    table = _table("run", "state", "rows solved", "submitted", right=(2,))
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    gone = []
+    for run in runs:
+        state = RunState(run.state)
+        shown = Text(f"{STATE_SYMBOLS[state]} {state.value}", style=STATE_COLORS[state])
+        if run.run_id in abandoned:
+            shown = Text(f"{STOPPED} stopped", style=STATE_COLORS[RunState.PARTIAL])
+            gone.append(Text(f"  {state.value}, but its driver is gone:\n    batchrun resume {run.run_id}"))
+        table.add_row(
+            Text(run.run_id),
+            shown,
+            f"{run.rows_solved:,} of {run.rows_in:,}",
+            moment(run.created)[5:16],
+        )
+    if not table.row_count:
+        return Text("There is no run yet. Start one: batchrun submit module:pipeline --input FILE")
+    return Group(table, Text(), *gone) if gone else table
+
+
+def settings_table(settings: Iterable[tuple[str, object, str]]) -> Table:
+    """Every setting, its effective value, and where that came from."""
+    from rich.text import Text
+
+    table = _table("setting", "value", "from")
+    for key, value, source in settings:
+        style = "dim" if source == "default" else ""
+        shown = value if isinstance(value, str) else repr(value)
+        table.add_row(Text(key), Text(shown, style=style), Text(str(source), style=style))
+    return table
+
+
+def checks_table(checks: Iterable[CheckLine]) -> RenderableType:
+    """What ``doctor`` found, each line with what to do if it is not well."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        found = Text(check.detail)
+        if check.advice and not check.ok:
+            found.append(f"\n→ {check.advice}", style="bold")
+        table.add_row(_check_mark(check.ok), Text(check.name), found)
+    return table
+
+
+def pipelines_table(pipelines: Iterable[tuple[str, str, str, str]]) -> RenderableType:
+    """Each pipeline as ``(module:name, split, stages, what it is for)``."""
+    from rich.text import Text
+
+    table = _table("pipeline", "split", "stages", "")
+    for target, split, stages, purpose in pipelines:
+        table.add_row(
+            Text(target, overflow="fold"),
+            Text(split),
+            Text(stages),
+            Text(purpose.partition("\n")[0], style="dim"),
+        )
+    return (
+        table
+        if table.row_count
+        else Text("No pipeline was found. Name a module: batchrun pipelines my.module")
+    )
+
+
+def _check_mark(ok: bool | None) -> Text:
+    from rich.text import Text
+
+    if ok is None:
+        return Text("!", style=STATE_COLORS[RunState.PARTIAL])
+    outcome = Outcome.SUCCEEDED if ok else Outcome.FAILED
+    return Text(outcome.symbol, style=outcome.color)
+
+
+def _verdict(report: RunReport) -> Text:
+    from rich.text import Text
+
+    symbol = STOPPED if report.abandoned else STATE_SYMBOLS[report.state]
+    return Text(f"{symbol} {headline(report)}", style=f"bold {state_color(report)}")
+
+
+def _times(report: RunReport) -> str:
+    attempts = report.attempts
+    busy = format_seconds(float(attempts["seconds"].sum()))
+    workers = count(attempts["worker"].nunique(), "worker")
+    peaks = attempts["peak_memory"].dropna()
+    peak = f", peak memory {format_bytes(float(peaks.max()))}" if len(peaks) else ""
+    return f"{format_seconds(report.seconds)} on the clock, {busy} in stages on {workers}{peak}"
+
+
+def _facts() -> Table:
+    from rich.table import Table
+
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    return facts
+
+
+def _table(*headers: str, right: Sequence[int] = ()) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="right" if number in right else "left", overflow="fold")
+    return table

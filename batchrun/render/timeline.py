@@ -1,0 +1,286 @@
+"""The attempts of a run as a Bokeh plot: a lane for each thread of a worker, a bar for each attempt.
+
+Many attempts are merged, so that the plot stays light. Bars of one outcome in one lane that lie closer
+together than an eye can tell become one. Where that is not enough, each lane is cut into slices of time, and
+a slice shows how much of it each outcome took. A merged bar says how many attempts it stands for.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchrun.outcome import Outcome
+from batchrun.resources import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from markupsafe import Markup
+
+__all__ = ["Plot", "bars_of", "timeline"]
+
+MOST_BARS = 5_000
+"""Bars in the plot."""
+MOST_LANES = 120
+"""Lanes in the plot; the workers that did most are kept."""
+LANE_HEIGHT = 18
+"""Pixels of a lane; a plot of few lanes takes more."""
+LEAST_HEIGHT = 84
+"""Pixels of all lanes together."""
+MOST_HEIGHT = 1_080
+"""Pixels of all lanes together."""
+FINEST = 500
+"""Gaps are closed up to this part of the whole time; an eye can tell wider ones."""
+MERGED = ("left", "right", "seconds", "count")
+"""What a merged bar has of its own."""
+LABEL = 28
+"""Characters of a worker's name."""
+INK = "#7d8794"
+"""Reads on white and on black."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot to be put into a page."""
+
+    head: Markup
+    """The library, for the page's head."""
+    body: Markup
+    """The place of the plot."""
+    script: Markup
+    """What draws it."""
+    note: str
+    """What was merged or left out; empty if nothing was."""
+
+
+def timeline(attempts: pd.DataFrame, started: float | None) -> Plot | None:
+    """The plot of *attempts*, the columns being those of RunReport; None if there are none.
+
+    Times are shown since *started*, in seconds since the epoch.
+    """
+    if attempts.empty:
+        return None
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+    from markupsafe import Markup
+
+    bars, lanes, note = bars_of(attempts, started)
+    script, body = components(_figure(bars, lanes))
+    library = Resources(mode="inline", components=["bokeh"], minified=True).render_js()
+    # Bokeh escapes the data that it embeds; the library is its own.
+    return Plot(Markup(library), Markup(body), Markup(script), note)  # noqa: S704
+
+
+def bars_of(attempts: pd.DataFrame, started: float | None) -> tuple[pd.DataFrame, list[tuple[str, int]], str]:
+    """The bars of the plot, the workers with their number of lanes, and a note on what was merged.
+
+    A bar has ``left`` and ``right`` in seconds since *started*, ``lane`` from 0 at the top, ``outcome``,
+    ``count`` of the attempts that it stands for, and what the hover says.
+    """
+
+    frame = attempts.sort_values("started", kind="stable").reset_index(drop=True)
+    begin = started if started is not None else float(frame["started"].iloc[0])
+    begin = min(begin, float(frame["started"].iloc[0]))
+    frame["left"] = frame["started"] - begin
+    frame["right"] = frame["left"] + frame["seconds"].clip(lower=0)
+    notes = []
+    frame["sub"] = _sublanes(frame)
+    lanes = [(str(worker), int(subs) + 1) for worker, subs in frame.groupby("worker")["sub"].max().items()]
+    lanes.sort(key=lambda lane: _natural(lane[0]))
+    if sum(height for _, height in lanes) > MOST_LANES:
+        busy = frame.groupby("worker")["seconds"].sum().sort_values(ascending=False)
+        kept = set(busy.index[: max(1, MOST_LANES // max(height for _, height in lanes))].astype(str))
+        notes.append(f"the {len(kept)} busiest of {len(lanes):,} workers")
+        lanes = [lane for lane in lanes if lane[0] in kept]
+        frame = frame[frame["worker"].astype(str).isin(kept)]
+    offsets, top = {}, 0
+    for worker, height in lanes:
+        offsets[worker], top = top, top + height
+    frame = frame.assign(lane=frame["worker"].astype(str).map(offsets) + frame["sub"], count=1)
+    if len(frame) > MOST_BARS:
+        merged = _merge(frame)
+        notes.append(f"{len(frame):,} attempts merged into {len(merged):,} bars")
+        frame = merged
+    return frame.reset_index(drop=True), lanes, "; ".join(notes)
+
+
+def _sublanes(frame: pd.DataFrame) -> list[int]:
+    """For each attempt, in order of its start, the first lane of its worker that is free."""
+    free: dict[str, list[int]] = {}
+    busy: dict[str, list[tuple[float, int]]] = {}
+    lanes = []
+    for worker, left, right in zip(frame["worker"], frame["left"], frame["right"], strict=True):
+        running = busy.setdefault(worker, [])
+        idle = free.setdefault(worker, [])
+        # A thread takes its next chunk at once, and clocks are coarse: a touch is no overlap.
+        while running and running[0][0] <= left + 1e-3:
+            heapq.heappush(idle, heapq.heappop(running)[1])
+        lane = heapq.heappop(idle) if idle else len(running)
+        heapq.heappush(running, (right, lane))
+        lanes.append(lane)
+    return lanes
+
+
+def _merge(frame: pd.DataFrame) -> pd.DataFrame:
+    """Few enough bars for many attempts: neighbours put together, or else shares of slices of time."""
+    frame = frame.sort_values(["lane", "left"], kind="stable")
+    extent = max(float(frame["right"].max() - frame["left"].min()), 1e-9)
+    merged, gap = frame, extent / 4_000
+    while len(merged) > MOST_BARS and gap < extent / FINEST:
+        merged = _merge_neighbours(merged, gap)
+        gap *= 2
+    return merged if len(merged) <= MOST_BARS else _share_slices(frame, extent)
+
+
+def _merge_neighbours(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
+    """Bars of one lane and outcome that are no more than *gap* seconds apart as one."""
+    changed = (frame[["lane", "outcome"]] != frame[["lane", "outcome"]].shift()).any(axis=1)
+    far = frame["left"] - frame["right"].shift() > gap
+    groups = frame.groupby((changed | far).cumsum(), sort=False)
+    return groups.agg(
+        **{name: (name, "first") for name in frame.columns if name not in MERGED},
+        left=("left", "min"),
+        right=("right", "max"),
+        seconds=("seconds", "sum"),
+        count=("count", "sum"),
+    )
+
+
+def _share_slices(frame: pd.DataFrame, extent: float) -> pd.DataFrame:
+    """For each lane and slice of time one bar an outcome, as wide as the seconds that the outcome took.
+
+    What begins in a slice ends before the next one of its lane begins, so the bars never overlap.
+    """
+    slices = max(5, MOST_BARS // (frame["lane"].nunique() * frame["outcome"].nunique()))
+    width = extent / slices
+    begin = float(frame["left"].min())
+    cells = frame.assign(cell=((frame["left"] - begin) // width).astype("int64"))
+    first = cells.groupby(["lane", "cell"])["left"].transform("min")
+    groups = cells.assign(first=first).groupby(["lane", "cell", "outcome"], sort=True)
+    bars = groups.agg(
+        **{name: (name, "first") for name in frame.columns if name not in {*MERGED, "lane", "outcome"}},
+        first=("first", "first"),
+        seconds=("seconds", "sum"),
+        count=("count", "sum"),
+    ).reset_index()
+    after = bars.groupby(["lane", "cell"])["seconds"].cumsum()
+    return bars.assign(left=bars["first"] + after - bars["seconds"], right=bars["first"] + after)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``worker-10`` after ``worker-9``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
+    """The Bokeh figure."""
+    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, PlainText, Range1d
+    from bokeh.plotting import figure
+
+    height = sum(count for _, count in lanes)
+    extent = max(float(bars["right"].max()), 1e-3)
+    unit, scale = (
+        ("seconds", 1.0) if extent < 180 else ("minutes", 60.0) if extent < 3 * 3600 else ("hours", 3600.0)
+    )
+    plot = figure(
+        height=min(max(LANE_HEIGHT * height, LEAST_HEIGHT), MOST_HEIGHT) + 78,
+        sizing_mode="stretch_width",
+        x_range=Range1d(-0.005 * extent / scale, 1.005 * extent / scale),
+        y_range=Range1d(height, 0),
+        x_axis_label=f"{unit} since the start",
+        tools="xpan,xwheel_zoom,box_zoom,reset,save",
+        toolbar_location="right",
+        output_backend="canvas",
+    )
+    for outcome in Outcome:
+        own = bars[bars["outcome"] == outcome.value]
+        if len(own):
+            source = ColumnDataSource(_columns(own, scale))
+            plot.quad(
+                left="left",
+                right="right",
+                top="top",
+                bottom="bottom",
+                source=source,
+                fill_color=outcome.color,
+                line_color=outcome.color,
+                fill_alpha=0.8,
+                # The line keeps bars visible that are narrower than a pixel.
+                line_width=0.8,
+                legend_label=outcome.value.replace("_", " "),
+            )
+    ticks, labels, top = [], {}, 0
+    for worker, count in lanes:
+        ticks.append(top + count / 2)
+        # Not a plain string: Bokeh would fetch a formula renderer for one between dollar signs.
+        labels[top + count / 2] = PlainText(
+            text=worker if len(worker) <= LABEL else worker[: LABEL - 1] + "…"
+        )
+        top += count
+    plot.yaxis.ticker = FixedTicker(ticks=ticks)
+    plot.yaxis.major_label_overrides = labels
+    plot.add_tools(
+        HoverTool(tooltips=[("", "@what"), ("outcome", "@outcome"), ("took", "@took"), ("", "@more")])
+    )
+    _style(plot)
+    return plot
+
+
+def _columns(bars: pd.DataFrame, scale: float) -> dict[str, Any]:
+    """What Bokeh needs of the bars of one outcome."""
+    return {
+        "left": (bars["left"] / scale).to_numpy(),
+        "right": (bars["right"] / scale).to_numpy(),
+        "top": bars["lane"].to_numpy() + 0.12,
+        "bottom": bars["lane"].to_numpy() + 0.88,
+        "what": [
+            f"{merged:,} attempts" if merged > 1 else f"chunk {chunk:,}, {stage}, try {attempt}"
+            for merged, chunk, stage, attempt in zip(
+                bars["count"], bars["chunk"], bars["stage"], bars["attempt"], strict=True
+            )
+        ],
+        "outcome": [str(value).replace("_", " ") for value in bars["outcome"]],
+        "took": [format_seconds(float(value)) for value in bars["seconds"]],
+        "more": [
+            _more(error, peak) for error, peak in zip(bars["error_type"], bars["peak_memory"], strict=True)
+        ],
+    }
+
+
+def _more(error: object, peak: object) -> str:
+    parts = (
+        [f"peak memory {format_bytes(float(peak))}"] if isinstance(peak, (int, float)) and peak > 0 else []
+    )
+    if isinstance(error, str) and error:
+        parts.append(error)
+    return ", ".join(parts)
+
+
+def _style(plot: Any) -> None:
+    """Quiet lines and text in a grey that reads on white and on black, on no background of its own."""
+    plot.background_fill_alpha = plot.border_fill_alpha = 0
+    plot.outline_line_color = None
+    plot.grid.grid_line_color = INK
+    plot.grid.grid_line_alpha = 0.18
+    plot.ygrid.grid_line_color = None
+    for axis in plot.axis:
+        axis.axis_line_color = axis.major_tick_line_color = INK
+        axis.minor_tick_line_color = None
+        axis.axis_line_alpha = 0.4
+        axis.major_label_text_color = axis.axis_label_text_color = INK
+        axis.axis_label_text_font_style = "normal"
+        axis.major_label_text_font = axis.axis_label_text_font = "system-ui, sans-serif"
+    plot.legend.orientation = "horizontal"
+    plot.legend.background_fill_alpha = plot.legend.border_line_alpha = 0
+    plot.legend.label_text_color = INK
+    plot.legend.label_text_font = "system-ui, sans-serif"
+    plot.legend.location = "top_left"
+    plot.legend.glyph_width = plot.legend.glyph_height = 12
+    plot.legend.spacing = 18
+    plot.legend.padding = plot.legend.margin = 0
+    plot.add_layout(plot.legend[0], "above")
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True

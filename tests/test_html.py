@@ -1,0 +1,278 @@
+"""The page: whole in one file, honest about every row, and deaf to what users write into names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
+from batchrun.outcome import Outcome
+from batchrun.render.html import render_html, write_html
+from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, timeline
+
+SCRIPT = "</script><script>window.harmed=1</script><img src=x onerror=window.harmed=1>"
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Text(HTMLParser):
+    """The text of a page, and the addresses that it would load."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self.addresses: list[str] = []
+        self.scripts = 0
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.parts).split())
+
+
+def a_run(folder: Path, *, rows: int = 50, mark: str = "") -> RunReport:
+    """Ten chunks of five rows, of which the second fails; *mark* goes into all that a user names."""
+
+    def solve(chunk: pd.DataFrame, *, label: str = f"a label{mark}") -> pd.DataFrame:
+        if (chunk["value"] == 7).any():
+            raise ValueError(f"a bad row{mark}")
+        return chunk.assign(**{f"label{mark}": label})
+
+    stage = Stage(solve, name=f"solve{mark}", retry=RetryPolicy(attempts=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run_pipeline(
+            Pipeline("scores", split=by_rows(5), stages=[stage]),
+            pd.DataFrame({"value": range(rows), f"note{mark}": "x"}),
+            cluster="inline",
+            progress=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render_html(a_run(tmp_path_factory.mktemp("html")))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render_html(a_run(tmp_path_factory.mktemp("hostile"), mark=SCRIPT))
+
+
+def test_the_page_states_the_law_of_conservation(page: str):
+    text = Text(page).text
+    assert "50 rows in = 45 solved + 5 quarantined + 0 cancelled" in text
+    assert "45 of 50 rows solved" in text
+
+
+def test_the_page_says_what_ran_on_what(page: str):
+    text = Text(page).text
+    for part in (
+        "by_rows(5)",
+        "this process",
+        "DataFrame: 50 rows",
+        '"a label"',
+        "run.small_result",
+        "pandas",
+    ):
+        assert part in text
+
+
+def test_the_page_shows_the_first_results_and_how_many_there_are(page: str):
+    assert "the first 20 of 45 rows" in Text(page).text
+
+
+def test_the_page_shows_the_failure_with_its_traceback_and_its_rows(page: str):
+    text = Text(page).text
+    assert "ValueError : a bad row" in text
+    assert "1 chunk, 5 rows, first in chunk 1" in text
+    assert "Traceback (most recent call last)" in text
+    assert "batchrun_chunk" in text
+
+
+def test_the_page_loads_nothing(page: str):
+    assert Text(page).addresses == ["data:,"]
+    assert "@import" not in page
+    assert not re.search(r"url\(\s*['\"]?http", page)
+
+
+def test_empty_parts_say_so(tmp_path: Path):
+    text = Text(render_html(a_run(tmp_path, rows=0))).text
+    for part in (
+        "The result has no rows.",
+        "Nothing was tried.",
+        "Nothing failed for good.",
+        "No row was set apart.",
+    ):
+        assert part in text
+
+
+def test_a_name_can_add_no_script(page: str, hostile: str):
+    assert Text(hostile).scripts == Text(page).scripts
+    assert SCRIPT not in hostile
+    assert "window.harmed=1" in Text(hostile).text
+
+
+def test_the_file_appears_whole_at_the_path_and_the_path_is_given_back(tmp_path: Path):
+    path = tmp_path / "out" / "scores.html"
+    assert write_html(a_run(tmp_path), path) == path
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert [found.name for found in path.parent.iterdir()] == ["scores.html"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
+    hostile: str, tmp_path: Path, scheme: str
+):
+    from playwright.sync_api import sync_playwright
+
+    (tmp_path / "page.html").write_text(hostile, encoding="utf-8")
+    problems: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        shown = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 1000}).new_page()
+        shown.on("pageerror", lambda error: problems.append(str(error)))
+        shown.on("console", lambda message: message.type == "error" and problems.append(message.text))
+        shown.on("request", lambda request: request.url.startswith("http") and problems.append(request.url))
+        shown.goto((tmp_path / "page.html").as_uri())
+        plot = shown.locator(".plot")
+        plot.locator("canvas").first.wait_for()
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        assert box is not None
+        # Over the plot, from side to side, so that some bar's hover shows.
+        tip = shown.locator(".bk-tooltip-content").first
+        for step in range(100):
+            shown.mouse.move(box["x"] + box["width"] * step / 100, box["y"] + 70)
+            if tip.is_visible():
+                break
+        assert "try 1" in tip.inner_text()
+        assert shown.evaluate("window.harmed") is None
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 1200
+        browser.close()
+    assert problems == []
+
+
+def chromium() -> str:
+    """The path of an installed browser; on a laptop without one the test is skipped, in CI it fails."""
+    import os
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is not installed, and CI must have it")
+        pytest.skip("Chromium is not installed")
+    return found
+
+
+def attempts(number: int, workers: int = 4, *, seed: int = 0) -> pd.DataFrame:
+    """Attempts one after the other on each worker, one in a hundred failed."""
+    random = np.random.default_rng(seed)
+    seconds = random.lognormal(0, 0.5, number)
+    worker = np.arange(number) % workers
+    frame = pd.DataFrame({"seconds": seconds, "at": worker})
+    frame["started"] = 1_000.0 + frame.groupby("at")["seconds"].cumsum() - seconds
+    failed = np.arange(number) % 100 == 50
+    return frame.assign(
+        chunk=range(number),
+        stage="solve",
+        attempt=1,
+        worker=[f"standard-{name}" for name in worker],
+        outcome=np.where(failed, "failed", "succeeded"),
+        error_type=np.where(failed, "ValueError", None),
+        peak_memory=pd.array([None] * number, dtype="Int64"),
+    )
+
+
+def test_an_attempt_is_one_bar_in_the_lane_of_its_worker():
+    bars, lanes, note = bars_of(attempts(40), started=1_000.0)
+    assert len(bars) == 40
+    assert lanes == [(f"standard-{name}", 1) for name in range(4)]
+    assert note == ""
+    assert (bars["right"] - bars["left"]).to_numpy() == pytest.approx(bars["seconds"].to_numpy())
+
+
+def test_workers_are_in_the_order_that_people_count_in():
+    _, lanes, _ = bars_of(attempts(48, workers=12), started=1_000.0)
+    assert [name for name, _ in lanes] == [f"standard-{number}" for number in range(12)]
+
+
+def test_attempts_that_overlap_on_one_worker_have_lanes_of_their_own():
+    frame = attempts(4, workers=1).assign(started=[0.0, 0.5, 1.0, 10.0], seconds=[2.0, 2.0, 2.0, 1.0])
+    bars, lanes, _ = bars_of(frame, started=0.0)
+    assert lanes == [("standard-0", 3)]
+    assert list(bars["lane"]) == [0, 1, 2, 0]
+
+
+def test_many_attempts_are_merged_and_none_is_lost():
+    frame = attempts(60_000)
+    bars, _, note = bars_of(frame, started=1_000.0)
+    assert len(bars) <= MOST_BARS
+    assert bars["count"].sum() == 60_000
+    assert bars["seconds"].sum() == pytest.approx(frame["seconds"].sum())
+    assert "60,000 attempts merged" in note
+
+
+def test_a_failure_among_merged_attempts_can_still_be_seen():
+    bars, _, _ = bars_of(attempts(60_000), started=1_000.0)
+    assert (bars["outcome"] == Outcome.FAILED.value).any()
+
+
+def test_outcomes_that_take_turns_keep_their_share_of_the_time():
+    frame = attempts(20_000, workers=2)
+    frame["outcome"] = np.where(np.arange(20_000) // 2 % 2 == 0, "failed", "succeeded")
+    bars, _, _ = bars_of(frame, started=1_000.0)
+    assert len(bars) <= MOST_BARS
+    assert bars["count"].sum() == 20_000
+    taken = (bars["right"] - bars["left"]).groupby(bars["outcome"]).sum()
+    assert taken.to_dict() == pytest.approx(frame.groupby("outcome")["seconds"].sum().to_dict())
+
+
+def test_merged_bars_of_a_lane_do_not_overlap():
+    frame = attempts(20_000, workers=2)
+    frame["outcome"] = np.where(np.arange(20_000) // 2 % 2 == 0, "failed", "succeeded")
+    bars, _, _ = bars_of(frame, started=1_000.0)
+    for _, lane in bars.sort_values("left").groupby("lane"):
+        assert (lane["left"].to_numpy()[1:] >= lane["right"].to_numpy()[:-1] - 1e-6).all()
+
+
+def test_many_workers_are_shown_by_the_busiest_and_the_note_says_so():
+    bars, lanes, note = bars_of(attempts(2_000, workers=1_000), started=1_000.0)
+    assert len(lanes) <= MOST_LANES
+    assert bars["lane"].max() < MOST_LANES
+    assert "of 1,000 workers" in note
+
+
+def test_the_plot_of_many_attempts_is_small():
+    plot = timeline(attempts(60_000), 1_000.0)
+    assert plot is not None
+    assert len(plot.head) + len(plot.script) + len(plot.body) < 5_000_000
+
+
+def test_a_run_without_attempts_has_no_plot():
+    assert timeline(attempts(0), None) is None

@@ -1,0 +1,201 @@
+"""The notebook: one display that is updated, and a card that is safe to show."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
+from batchrun.events import (
+    ChunkSettled,
+    ChunksPlaced,
+    ChunksPlanned,
+    RunEnded,
+    RunStarted,
+    RunStopping,
+    SlotsChanged,
+    SlotUse,
+)
+from batchrun.notebook import NotebookProgress, in_notebook, progress_html, report_html
+from batchrun.outcome import ErrorRecord, Outcome, RunState
+from batchrun.progress import Progress
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Display:
+    """Keeps what is shown, as a notebook's cell does."""
+
+    def __init__(self) -> None:
+        self.displays = 0
+        self.shown: list[str] = []
+
+    def __call__(self, html: str):
+        self.displays += 1
+        self.shown.append(html)
+        return self.shown.append
+
+
+class Clock:
+    """Stands until it is set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Tags(HTMLParser):
+    """Collects tags and attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+
+def start(rows: int = 1_000, *, pipeline: str = "delays", dashboard: str = "") -> RunStarted:
+    return RunStarted("r1", 0.0, pipeline, ("delays",), rows, "runs/r1", "two workers", dashboard)
+
+
+def settled(chunk: int, at: float) -> ChunkSettled:
+    return ChunkSettled("r1", at, chunk, Outcome.SUCCEEDED, 10, 1, 0.1)
+
+
+def test_one_display_is_updated_four_times_a_second_at_most():
+    display, clock = Display(), Clock()
+    progress = NotebookProgress(display=display, clock=clock)
+    progress(start())
+    for number in range(100):
+        clock.now = number / 100
+        progress(settled(number, clock.now))
+    assert display.displays == 1
+    assert 4 <= len(display.shown) <= 5
+
+
+def test_the_last_state_stays_and_no_longer_counts_down():
+    display, clock = Display(), Clock()
+    progress = NotebookProgress(display=display, clock=clock)
+    progress(start())
+    progress(ChunksPlanned("r1", 0.0, chunks=100, rows=1_000))
+    progress(settled(0, 0.1))
+    progress(RunEnded("r1", 0.2, RunState.PARTIAL, 1_000, 990, 10, 0, 3.0))
+    assert "partial after 3.0 s" in display.shown[-1]
+    assert "1,000 rows in = 990 solved + 10 quarantined + 0 cancelled" in display.shown[-1]
+    assert "rows/s" not in display.shown[-1]
+    assert " left" not in display.shown[-1]
+
+
+def test_the_live_block_shows_rows_rate_time_left_and_slots():
+    progress = Progress()
+    progress.tell(start(dashboard="http://127.0.0.1:8787/batchrun"))
+    progress.tell(ChunksPlanned("r1", 0.0, chunks=100, rows=1_000))
+    progress.tell(settled(0, 1.0))
+    progress.tell(SlotsChanged("r1", 1.0, (SlotUse("HIGHMEM", 1, 1, 3),), 3))
+    block = progress_html(progress, 1.0)
+    for part in (
+        "10 of 1,000 rows",
+        "10 rows/s",
+        "1 of 100 chunks",
+        "1 s elapsed, 1 min 39 s left",
+        "0 chunks running",
+        "HIGHMEM 1/1, 3 waiting",
+    ):
+        assert part in block
+    assert "href='http://127.0.0.1:8787/batchrun'" in block
+
+
+def test_the_display_goes_on_while_nothing_happens_and_stops_with_the_run():
+    moved = threading.Event()
+    ticks = iter(range(100_000))
+
+    def display(html: str):
+        def replace(newer: str) -> None:
+            if "20 s elapsed" in newer:
+                moved.set()
+
+        return replace
+
+    with NotebookProgress(display=display, clock=lambda: float(next(ticks)), redraw_every=0.001) as progress:
+        progress(start())
+        assert moved.wait(30)
+    assert "batchrun-display" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_request_to_stop_is_shown_at_once_with_what_it_does():
+    display, clock = Display(), Clock()
+    progress = NotebookProgress(display=display, clock=clock)
+    progress(start())
+    progress(ChunksPlaced("r1", 0.0, (0, 1), ("w-0", "w-1")))
+    progress(RunStopping("r1", 0.0, running=2, grace=5.0))
+    assert "2 running chunks have up to 5 s to end; interrupt again to stop at once" in display.shown[-1]
+    progress(RunEnded("r1", 0.2, RunState.CANCELLED, 1_000, 0, 0, 1_000, 3.0))
+    assert "stopping" not in display.shown[-1]
+
+
+def test_an_address_that_is_no_web_page_is_no_link():
+    progress = Progress()
+    progress.tell(start(dashboard="javascript:alert(1)"))
+    assert "a" not in Tags(progress_html(progress, 0.0)).tags
+
+
+def test_names_and_errors_of_the_live_block_are_escaped():
+    progress = Progress()
+    progress.tell(start(pipeline=SCRIPT))
+    progress.tell(RunEnded("r1", 1.0, RunState.FAILED, 0, 0, 0, 0, 1.0, ErrorRecord(SCRIPT, SCRIPT)))
+    assert "script" not in Tags(progress_html(progress, 1.0)).tags
+    assert "&lt;script&gt;" in progress_html(progress, 1.0)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+
+        def solve(chunk: pd.DataFrame, *, label: str = SCRIPT) -> pd.DataFrame:
+            if (chunk["value"] == 7).any():
+                raise ValueError(f"{SCRIPT} is bad")
+            return chunk
+
+        stage = Stage(solve, name=f"solve{SCRIPT}", retry=RetryPolicy(attempts=1))
+        return run_pipeline(
+            Pipeline("scores'\"><img>", split=by_rows(5), stages=[stage]),
+            pd.DataFrame({"value": range(50)}),
+            cluster="inline",
+            progress=False,
+        )
+
+
+def test_the_card_accounts_for_every_row_and_names_the_failure(report: RunReport):
+    card = report_html(report)
+    assert report._repr_html_() == card
+    assert "50 rows in = 45 solved + 5 quarantined + 0 cancelled" in card
+    assert "10 chunks: 9 succeeded, 1 failed" in card
+    assert "ValueError" in card
+    assert "(1 chunk, 5 rows)" in card
+
+
+def test_the_card_runs_no_script_and_loads_nothing(report: RunReport):
+    read = Tags(report_html(report))
+    assert set(read.tags) <= {"div", "span", "b", "table", "tr", "th", "td", "pre"}
+    assert {name for name, _ in read.attributes} == {"style"}
+
+
+def test_a_plain_process_is_no_notebook():
+    assert not in_notebook()
+
+
+def test_asking_whether_this_is_a_notebook_imports_no_ipython():
+    code = "import sys, batchrun.notebook as n; n.in_notebook(); sys.exit('IPython' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
