@@ -1,0 +1,165 @@
+"""What the scheduler keeps of the runs that it was told of: bounded, columnar, quick to update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batchrun.dashboard.message import RUNNING, WAITING, ChunkColumns, Message
+
+__all__ = ["Board", "RunView", "Throughput"]
+
+_RUNS = 50
+_CHUNKS = 4_000_000
+_BINS = 600
+
+
+class Throughput:
+    """Chunks and rows settled over the time of a run, in at most 600 bins.
+
+    Bins are a second wide at first; when the run outgrows them, neighbours are merged.
+    """
+
+    def __init__(self) -> None:
+        self.width = 1.0
+        """Seconds of one bin."""
+        self._chunks: npt.NDArray[np.float64] = np.zeros(_BINS)
+        self._rows: npt.NDArray[np.float64] = np.zeros(_BINS)
+        self._used = 0
+
+    def add(self, elapsed: float, chunks: int, rows: int) -> None:
+        """Count chunks and rows that were settled *elapsed* seconds after the start."""
+        elapsed = max(0.0, elapsed)
+        while elapsed >= self.width * _BINS:
+            self._merge()
+        bin_ = int(elapsed / self.width)
+        self._chunks[bin_] += chunks
+        self._rows[bin_] += rows
+        self._used = max(self._used, bin_ + 1)
+
+    def rates(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Start of each bin in seconds, chunks a second in it, rows a second in it; shape (bins,) each."""
+        starts: npt.NDArray[np.float64] = np.arange(self._used, dtype=np.float64) * self.width
+        return starts, self._chunks[: self._used] / self.width, self._rows[: self._used] / self.width
+
+    def _merge(self) -> None:
+        for counts in (self._chunks, self._rows):
+            counts[: _BINS // 2] = counts[0::2] + counts[1::2]
+            counts[_BINS // 2 :] = 0
+        self._used = (self._used + 1) // 2
+        self.width *= 2
+
+
+class RunView:
+    """One run as the page shows it."""
+
+    def __init__(self, message: Message, now: float) -> None:
+        self.message = message
+        """The latest message."""
+        self.heard = now
+        """When it came, in seconds since the epoch, by the scheduler's clock."""
+        self.version = 0
+        """Grows with every message."""
+        self.codes: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)
+        """Condition of each chunk, shape (chunks,)."""
+        self.rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        """Input rows of each settled chunk, shape (chunks,)."""
+        self.seconds: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+        """Seconds of each settled chunk, shape (chunks,)."""
+        self.throughput = Throughput()
+        """What was settled over time, in this session of the run."""
+
+    def take(self, message: Message, now: float) -> None:
+        """Go on to a newer message of the same run."""
+        before = self.message
+        if message.started != before.started:
+            self.throughput = Throughput()
+            self.codes[self.codes == RUNNING] = WAITING
+            before = Message(message.run_id, message.at)
+        elif self.version == 0:
+            before = Message(message.run_id, message.at)
+        self.message, self.heard = message, now
+        self.version += 1
+        self._grow(message.chunks_planned)
+        self._apply(ChunkColumns.unpack(message.changed))
+        if message.ended:
+            self.codes[self.codes == RUNNING] = WAITING
+        chunks, rows = message.settled - before.settled, message.settled_rows - before.settled_rows
+        self.throughput.add(message.at - message.started, chunks, rows)
+
+    def elapsed(self, now: float) -> float:
+        """Seconds that this session has taken, up to *now* by the scheduler's clock."""
+        message = self.message
+        if message.ended:
+            return message.seconds
+        return max(0.0, message.at - message.started + now - self.heard)
+
+    def seconds_left(self, now: float) -> float | None:
+        """About how long the run still takes at the rate so far; None while that is not known."""
+        message = self.message
+        done = message.settled_rows
+        left = message.rows_in - message.rows_before - done
+        if message.ended or done <= 0:
+            return None
+        return max(0, left) * self.elapsed(now) / done
+
+    def _grow(self, chunks: int) -> None:
+        more = chunks - len(self.codes)
+        if more > 0:
+            self.codes = np.append(self.codes, np.zeros(more, np.uint8))
+            self.rows = np.append(self.rows, np.zeros(more, np.int64))
+            self.seconds = np.append(self.seconds, np.zeros(more, np.float32))
+
+    def _apply(self, columns: ChunkColumns) -> None:
+        known = columns.chunks < len(self.codes)
+        # A chunk that is settled does not go back to waiting because an older attempt is told late.
+        known[known] &= (columns.codes[known] != WAITING) | (self.codes[columns.chunks[known]] <= RUNNING)
+        chunks = columns.chunks[known]
+        self.codes[chunks] = columns.codes[known]
+        self.rows[chunks] = columns.rows[known]
+        self.seconds[chunks] = columns.seconds[known]
+
+
+class Board:
+    """The runs that the scheduler was told of, the latest 50 of them.
+
+    Older ones that have ended go first, also when all together have more than four million chunks.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._runs: dict[str, RunView] = {}
+
+    def take(self, values: Mapping[str, Any]) -> None:
+        """Take in one message, in the plain values of ``Message.as_dict``."""
+        message, now = Message.from_dict(values), self._clock()
+        view = self._runs.get(message.run_id)
+        if view is None:
+            view = self._runs[message.run_id] = RunView(message, now)
+        view.take(message, now)
+        self._forget()
+
+    def get(self, run_id: str) -> RunView | None:
+        """The run of that id, if it is known."""
+        return self._runs.get(run_id)
+
+    def newest_first(self) -> list[RunView]:
+        """All runs, those that began last first."""
+        return sorted(self._runs.values(), key=lambda view: view.message.started, reverse=True)
+
+    def _forget(self) -> None:
+        chunks = sum(len(view.codes) for view in self._runs.values())
+        if len(self._runs) <= _RUNS and chunks <= _CHUNKS:
+            return
+        order = sorted(
+            self.newest_first()[1:], key=lambda view: (not view.message.ended, view.message.started)
+        )
+        for view in order:
+            if len(self._runs) <= _RUNS and chunks <= _CHUNKS:
+                return
+            chunks -= len(view.codes)
+            del self._runs[view.message.run_id]

@@ -1,0 +1,239 @@
+"""The map of a run's chunks: one tile a chunk, or one for several neighbours where there are too many."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, Range1d
+from bokeh.plotting import figure
+
+from batchrun.dashboard.board import RunView
+from batchrun.dashboard.message import RUNNING, WAITING, code_of
+from batchrun.outcome import Outcome
+from batchrun.resources import format_seconds
+
+__all__ = ["COLORS", "LABELS", "SYMBOLS", "Cells", "ChunkMap", "cells_of"]
+
+LABELS: Final = ("waiting", "running", *(outcome.value.replace("_", " ") for outcome in Outcome))
+"""What each code means, for people."""
+COLORS: Final = ("#dfe4ea", "#a6d0f2", *(outcome.color for outcome in Outcome))
+"""The colour of each code."""
+SYMBOLS: Final = ("", "▸", *(outcome.symbol for outcome in Outcome))
+"""The sign of each code, for those who cannot tell the colours apart."""
+
+_MOST_CELLS: Final = 10_000
+_SYMBOLS_UP_TO: Final = 250
+_NUMBERS_UP_TO: Final = 60
+_ROUND: Final = 2
+_ROUND_UP_TO: Final = 1_500
+_ASPECT: Final = 4.2
+_REDRAW_FROM: Final = 2_000
+
+_MILD_TO_BAD: Final = np.array(
+    [
+        WAITING,
+        RUNNING,
+        *map(
+            code_of,
+            (
+                Outcome.SUCCEEDED,
+                Outcome.STOPPED_WITH_SOLUTION,
+                Outcome.CANCELLED,
+                Outcome.WORKER_LOST,
+                Outcome.TIMED_OUT,
+                Outcome.OUT_OF_MEMORY,
+                Outcome.FAILED,
+            ),
+        ),
+    ],
+    dtype=np.uint8,
+)
+_BADNESS: Final = np.argsort(_MILD_TO_BAD).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Tiles of the map as columns, shape (cells,) each."""
+
+    size: int
+    """Chunks in a cell; the last cell may have fewer."""
+    chunks: int
+    """Chunks of the run."""
+    code: npt.NDArray[np.uint8]
+    """Condition of the chunk, or the worst one among the chunks of the cell."""
+    settled: npt.NDArray[np.int64]
+    """How many of the cell's chunks are settled."""
+    rows: npt.NDArray[np.int64]
+    """Input rows of those."""
+    seconds: npt.NDArray[np.float64]
+    """Seconds of those together."""
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    @property
+    def alpha(self) -> npt.NDArray[np.float64]:
+        """How opaque each cell is: a solved cell fills as its chunks are settled."""
+        solved = np.isin(self.code, [code_of(outcome) for outcome in Outcome if outcome.solved])
+        share = self.settled / np.minimum(self.size, self.chunks - np.arange(len(self)) * self.size)
+        return np.where(solved, 0.3 + 0.7 * share, 1.0)
+
+    def changed_since(self, before: Cells) -> npt.NDArray[np.int64]:
+        """Numbers of the cells that differ from those of *before*, which has as many."""
+        return np.flatnonzero((self.code != before.code) | (self.settled != before.settled))
+
+
+def cells_of(view: RunView, most: int = _MOST_CELLS) -> Cells:
+    """The chunks of a run as *most* cells at most, each of as many neighbours as that takes."""
+    chunks = len(view.codes)
+    size = max(1, math.ceil(chunks / most))
+    if size == 1:
+        settled = (view.codes > RUNNING).astype(np.int64)
+        return Cells(1, chunks, view.codes.copy(), settled, view.rows.copy(), view.seconds.astype(np.float64))
+    count = math.ceil(chunks / size)
+
+    def fold(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        folded = np.zeros(count * size, column.dtype)
+        folded[:chunks] = column
+        return folded.reshape(count, size)
+
+    worst = fold(_BADNESS[view.codes]).max(axis=1)
+    settled = fold(view.codes > RUNNING).sum(axis=1)
+    seconds = fold(view.seconds).sum(axis=1, dtype=np.float64)
+    return Cells(size, chunks, _MILD_TO_BAD[worst], settled, fold(view.rows).sum(axis=1), seconds)
+
+
+class ChunkMap:
+    """The figure, and what the browser has of it; only tiles that changed are sent."""
+
+    def __init__(self) -> None:
+        self._source = ColumnDataSource(_columns(_NO_CELLS, 1), name="batchrun-chunks")
+        self._cells: Cells | None = None
+        self._run_id = ""
+        self._version = -1
+        self.figure = figure(
+            height=226,
+            sizing_mode="stretch_width",
+            x_range=Range1d(0, 1),
+            y_range=Range1d(1, 0),
+            toolbar_location=None,
+            tools="",
+            outline_line_color=None,
+            min_border=0,
+            margin=(0, 0, 0, 0),
+        )
+        """The Bokeh figure."""
+        self.figure.axis.visible = False
+        self.figure.grid.visible = False
+        self._draw()
+
+    def _draw(self) -> None:
+        mapper = LinearColorMapper(palette=list(COLORS), low=-0.5, high=len(COLORS) - 0.5)
+        self._tiles = self.figure.rect(
+            "x",
+            "y",
+            width=0.92,
+            height=0.9,
+            source=self._source,
+            fill_color={"field": "code", "transform": mapper},
+            fill_alpha="alpha",
+            line_color=None,
+            border_radius=_ROUND,
+        )
+        ink = {"text_align": "center", "text_baseline": "middle", "text_color": "ink"}
+        self.figure.text("x", "y", text="symbol", text_font_size="14px", source=self._source, **ink)
+        number = {"text_color": "ink", "text_alpha": 0.75, "text_font_size": "10px", "text_baseline": "top"}
+        self.figure.text("left", "top", text="number", x_offset=5, y_offset=4, source=self._source, **number)
+        tooltips = "<div style='font: 13px Helvetica, Arial, sans-serif'><b>@label</b><br>@facts</div>"
+        self.figure.add_tools(HoverTool(renderers=[self._tiles], tooltips=tooltips))
+
+    def update(self, view: RunView) -> None:
+        """Show *view*, which may be another run than before."""
+        message = view.message
+        if (message.run_id, view.version) == (self._run_id, self._version):
+            return
+        cells, before = cells_of(view), self._cells
+        same = before is not None and self._run_id == message.run_id and before.chunks == cells.chunks
+        self._cells, self._run_id, self._version = cells, message.run_id, view.version
+        if before is None or not same:
+            self._lay_out(cells)
+            return
+        changed = cells.changed_since(before)
+        if len(changed) >= _REDRAW_FROM:
+            self._lay_out(cells)
+        elif len(changed):
+            fresh = _condition(cells, changed)
+            self._source.patch(
+                {name: list(zip(changed.tolist(), values, strict=True)) for name, values in fresh.items()}
+            )
+
+    def _lay_out(self, cells: Cells) -> None:
+        across = _across(len(cells))
+        self.figure.x_range.end = across
+        self.figure.y_range.start = max(1, math.ceil(len(cells) / across))
+        self._tiles.glyph.border_radius = _ROUND if len(cells) <= _ROUND_UP_TO else 0
+        self._source.data = _columns(cells, across)
+
+
+_NO_CELLS: Final = Cells(
+    1, 0, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64)
+)
+
+
+def _across(count: int) -> int:
+    """How many tiles to a line make *count* tiles fill the figure, nearly square and with few gaps."""
+
+    def fault(across: int) -> float:
+        lines = math.ceil(count / across)
+        return abs(math.log(_ASPECT * lines / across)) + (across * lines - count) / count
+
+    guess = max(1, round(math.sqrt(count * _ASPECT)))
+    tried = range(max(1, guess // 2), min(2 * guess, max(1, count)) + 1)
+    return min(tried, key=fault) if count else 1
+
+
+def _columns(cells: Cells, across: int) -> dict[str, Any]:
+    """All columns of the data source, for *across* cells in a line."""
+    number = np.arange(len(cells))
+    left, top = number % across, number // across
+    numbered = len(cells) <= _NUMBERS_UP_TO
+    return {
+        "x": left + 0.5,
+        "y": top + 0.5,
+        "left": left + 0.04,
+        "top": top + 0.05,
+        "number": [str(chunk) if numbered else "" for chunk in range(len(cells))],
+        **_condition(cells, number),
+    }
+
+
+def _condition(cells: Cells, numbers: npt.NDArray[np.int64]) -> dict[str, list[Any]]:
+    """The columns that change while the run goes on, of the cells of these *numbers*."""
+    codes = cells.code[numbers].tolist()
+    signed = len(cells) <= _SYMBOLS_UP_TO
+    return {
+        "code": codes,
+        "alpha": cells.alpha[numbers].tolist(),
+        "symbol": [SYMBOLS[code] if signed else "" for code in codes],
+        "ink": ["#ffffff" if code > RUNNING else "#45566a" for code in codes],
+        "label": [_label(cells, number, code) for number, code in zip(numbers.tolist(), codes, strict=True)],
+        "facts": [_facts(cells, number) for number in numbers.tolist()],
+    }
+
+
+def _label(cells: Cells, number: int, code: int) -> str:
+    if cells.size == 1:
+        return f"chunk {number} · {LABELS[code]}"
+    first = number * cells.size
+    last = min(first + cells.size, cells.chunks) - 1
+    return f"chunks {first:,} to {last:,} · {cells.settled[number]} settled, worst: {LABELS[code]}"
+
+
+def _facts(cells: Cells, number: int) -> str:
+    if not cells.settled[number]:
+        return "not settled yet"
+    return f"{cells.rows[number]:,} rows in {format_seconds(float(cells.seconds[number]))}"

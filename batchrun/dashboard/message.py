@@ -1,0 +1,182 @@
+"""What a run tells its page: one message several times a second, in values that msgpack can carry.
+
+Totals in a message are absolute, so that one that is lost does no harm; only the chunks are told as
+changes, in packed little-endian columns, because a run may have a million of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from batchrun.outcome import Outcome, RunState
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["RUNNING", "TOPIC", "WAITING", "ChunkChange", "ChunkColumns", "FailureLine", "Message", "code_of"]
+
+TOPIC: Final = "batchrun"
+"""The topic of Dask's event log that carries the messages."""
+
+WAITING: Final = 0
+"""The code of a chunk that waits for a slot, for its next stage or for its next try."""
+RUNNING: Final = 1
+"""The code of a chunk that a worker has."""
+
+_CODES: Final = {outcome: number for number, outcome in enumerate(Outcome, start=2)}
+
+
+def code_of(outcome: Outcome) -> int:
+    """The code of a chunk that was settled with *outcome*."""
+    return _CODES[outcome]
+
+
+@dataclass(frozen=True)
+class ChunkChange:
+    """The new condition of one chunk."""
+
+    code: int
+    """WAITING, RUNNING or the code of an outcome."""
+    rows: int = 0
+    """Input rows; 0 until the chunk is settled."""
+    seconds: float = 0.0
+    """Seconds of all its attempts; 0 until the chunk is settled."""
+
+
+@dataclass(frozen=True)
+class ChunkColumns:
+    """Changed chunks as columns of equal length."""
+
+    chunks: npt.NDArray[np.int64]
+    """Chunk numbers, shape (changes,)."""
+    codes: npt.NDArray[np.uint8]
+    """The new code of each."""
+    rows: npt.NDArray[np.int64]
+    """Input rows of each; 0 unless it is settled."""
+    seconds: npt.NDArray[np.float32]
+    """Seconds of all its attempts; 0 unless it is settled."""
+
+    @staticmethod
+    def pack(changes: Mapping[int, ChunkChange]) -> dict[str, bytes]:
+        """The changes as bytes by column."""
+        import numpy as np
+
+        def column(values: Iterable[float], dtype: str) -> bytes:
+            return np.fromiter(values, dtype, len(changes)).tobytes()
+
+        return {
+            "chunks": column(changes, "<i8"),
+            "codes": column((change.code for change in changes.values()), "u1"),
+            "rows": column((change.rows for change in changes.values()), "<i8"),
+            "seconds": column((change.seconds for change in changes.values()), "<f4"),
+        }
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, bytes]) -> ChunkColumns:
+        """The columns that ``pack`` made."""
+        import numpy as np
+
+        kinds = {"chunks": "<i8", "codes": "u1", "rows": "<i8", "seconds": "<f4"}
+        return cls(**{name: np.frombuffer(packed.get(name, b""), kind) for name, kind in kinds.items()})
+
+
+@dataclass(frozen=True)
+class FailureLine:
+    """Attempts that failed alike."""
+
+    type: str
+    """The class of the error."""
+    message: str
+    """What the last of them said, clipped."""
+    stage: str
+    """The stage that failed."""
+    outcome: str
+    """How the attempts ended."""
+    attempts: int
+    """How many attempts failed so."""
+    chunks: tuple[int, ...]
+    """Some of the chunks, latest first."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """How one run stands, and which chunks changed since the message before."""
+
+    run_id: str
+    """The run."""
+    at: float
+    """When it was written, in seconds since the epoch, by the runner's clock; all times here are."""
+    pipeline: str = ""
+    """The pipeline's name."""
+    cluster: str = ""
+    """What the run goes on, in a few words."""
+    state: str = RunState.RUNNING.value
+    """The state of the run."""
+    started: float = 0.0
+    """When this session of the run began."""
+    rows_in: int = 0
+    """Rows of the input."""
+    chunks_planned: int = 0
+    """Chunks planned so far."""
+    rows_planned: int = 0
+    """Rows in them."""
+    chunks_before: int = 0
+    """Of these, chunks that an earlier session had settled."""
+    rows_before: int = 0
+    """Rows in the chunks that an earlier session had settled."""
+    chunks: Mapping[str, int] = field(default_factory=dict)
+    """Chunks that this session settled, by outcome."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Input rows in them, by outcome."""
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    """Attempts of this session, by outcome."""
+    workers: int = 0
+    """Live workers."""
+    slots: tuple[tuple[str, float, float, float], ...] = ()
+    """Tag, capacity, use and waiting demand of each kind of slot, ``MEMORY`` in bytes."""
+    failures: tuple[FailureLine, ...] = ()
+    """The latest kinds of failure, latest first."""
+    rows_ended: tuple[int, int, int] | None = None
+    """Rows solved, quarantined and cancelled, once the run has ended."""
+    seconds: float = 0.0
+    """Wall time of this session, once the run has ended."""
+    error: str = ""
+    """The error that ended the run, if one did."""
+    changed: Mapping[str, bytes] = field(default_factory=dict)
+    """Chunks that changed; see ChunkColumns."""
+
+    def as_dict(self) -> dict[str, object]:
+        """The message in plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Message:
+        """The message that ``as_dict`` gave; fields that this version does not know are left out."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        kept["slots"] = tuple(tuple(slot) for slot in kept.get("slots", ()))
+        kept["failures"] = tuple(
+            FailureLine(**{**line, "chunks": tuple(line["chunks"])}) for line in kept.get("failures", ())
+        )
+        if kept.get("rows_ended") is not None:
+            kept["rows_ended"] = tuple(kept["rows_ended"])
+        return cls(**kept)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has its final state."""
+        return RunState(self.state).ended
+
+    @property
+    def settled(self) -> int:
+        """Chunks that this session settled."""
+        return sum(self.chunks.values())
+
+    @property
+    def settled_rows(self) -> int:
+        """Input rows of the chunks that this session settled."""
+        return sum(self.rows.values())

@@ -1,0 +1,175 @@
+"""The written parts of the page, as HTML. Whatever comes from users is escaped here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Final
+
+from batchrun.dashboard.board import RunView
+from batchrun.dashboard.chunk_map import COLORS, LABELS, SYMBOLS
+from batchrun.dashboard.message import RUNNING, WAITING, FailureLine, Message
+from batchrun.outcome import Outcome, RunState
+from batchrun.resources import MEMORY, format_bytes, format_seconds
+
+__all__ = ["EMPTY", "failures", "headline", "outcomes", "slots", "which"]
+
+EMPTY: Final = """<div class="b empty"><div class="name">No run yet</div>
+<p class="quiet">This page shows the runs on this cluster while they go on. Start one:</p>
+<pre class="mono">batchrun submit pipelines.flights:delays --input flights.parquet</pre>
+<p class="quiet">or call <code>run_pipeline(…)</code> in a notebook that uses this cluster.</p></div>"""
+"""What the page says before the first run."""
+
+_SILENT_AFTER: Final = 30.0
+_COLOR: Final = {outcome.value: outcome.color for outcome in Outcome}
+_QUARANTINED: Final = tuple(o for o in Outcome if not o.solved and o is not Outcome.CANCELLED)
+
+
+def headline(view: RunView, now: float) -> str:
+    """Which run it is, how far it is, and the law of conservation so far."""
+    message = view.message
+    solved, quarantined, cancelled = _rows(message)
+    before = 0 if message.ended else message.rows_before
+    state = RunState(message.state)
+    left = max(0, message.rows_in - solved - quarantined - cancelled - before)
+    parts = (
+        (solved, "#2a9d5c", "solved"),
+        (before, "#7fc6a0", "of an earlier session"),
+        (quarantined, "#d1495b", "quarantined"),
+        (cancelled, "#8a94a3", "cancelled"),
+    )
+    bar = "".join(
+        f'<i style="width:{100 * rows / message.rows_in:.3f}%;background:{color}"></i>'
+        for rows, color, _ in parts
+        if rows and message.rows_in
+    )
+    sums = " + ".join(
+        f"<span><b>{rows:,}</b> {name}</span>"
+        for rows, _, name in parts
+        if rows or name in ("solved", "quarantined")
+    )
+    sums += f" + <span><b>{left:,}</b> to come</span>" if left or not state.ended else ""
+    return (
+        f'<div class="b"><div class="head"><span class="name clip">{escape(message.pipeline)}</span>'
+        f'<span class="pill {escape(state.value)}">{escape(state.value)}</span>'
+        f'<span class="where quiet clip" title="{escape(message.cluster)}">{escape(message.cluster)}</span>'
+        f'<span class="num">{_timing(view, now)}</span></div>'
+        f'<div class="bar">{bar}</div><div class="facts num">'
+        f"<span><b>{message.rows_in:,}</b> rows in = {sums}</span></div></div>"
+    )
+
+
+def _rows(message: Message) -> tuple[int, int, int]:
+    """Rows solved, quarantined and cancelled."""
+    if message.rows_ended is not None:
+        return message.rows_ended
+    solved = sum(message.rows.get(outcome.value, 0) for outcome in Outcome if outcome.solved)
+    quarantined = sum(message.rows.get(outcome.value, 0) for outcome in _QUARANTINED)
+    return solved, quarantined, message.rows.get(Outcome.CANCELLED.value, 0)
+
+
+def _timing(view: RunView, now: float) -> str:
+    elapsed = math.floor(view.elapsed(now))
+    if view.message.ended:
+        return f"took {format_seconds(view.message.seconds)}"
+    silent = now - view.heard
+    if silent > _SILENT_AFTER:
+        return f'<span class="alarm">no word from the runner for {format_seconds(round(silent))}</span>'
+    left = view.seconds_left(now)
+    hint = (
+        "" if left is None else f' · <span class="quiet">about {format_seconds(math.ceil(left))} left</span>'
+    )
+    return f"{format_seconds(elapsed) if elapsed else '0 s'}{hint}"
+
+
+def which(view: RunView, runs: int) -> str:
+    """The id of the run, and how many there are to choose from."""
+    run_id = escape(view.message.run_id)
+    many = f"{runs} runs · " if runs > 1 else ""
+    return f'<div class="b clip quiet" title="{run_id}">{many}<code>{run_id}</code></div>'
+
+
+def outcomes(view: RunView) -> str:
+    """Chunks and attempts by outcome; it is the key to the colours of the map too."""
+    message = view.message
+    running = int((view.codes == RUNNING).sum())
+    waiting = int((view.codes == WAITING).sum())
+    lines = [_outcome_line(WAITING, waiting, None), _outcome_line(RUNNING, running, None)]
+    for code, outcome in enumerate(Outcome, start=2):
+        chunks = int((view.codes == code).sum())
+        lines.append(_outcome_line(code, chunks, message.attempts.get(outcome.value, 0)))
+    return (
+        f'<div class="b"><h2>{len(view.codes):,} chunks</h2><div class="table num">'
+        '<span></span><span class="h"></span><span class="h r">chunks</span><span class="h r">attempts</span>'
+        f"{''.join(lines)}</div></div>"
+    )
+
+
+def _outcome_line(code: int, chunks: int, attempts: int | None) -> str:
+    none = "" if chunks or attempts else " none"
+    tried = "" if attempts is None else f"{attempts:,}"
+    return (
+        f'<span class="swatch{none}" style="background:{COLORS[code]}">{SYMBOLS[code]}</span>'
+        f'<span class="{none}">{LABELS[code]}</span>'
+        f'<span class="r{none}">{chunks:,}</span><span class="r quiet{none}">{tried}</span>'
+    )
+
+
+def slots(message: Message) -> str:
+    """Supply and demand by tag: what is used, what there is, and what waits beyond it."""
+    workers = f"{message.workers:,} worker{'' if message.workers == 1 else 's'}"
+    lines = "".join(_slot_line(*slot) for slot in message.slots)
+    lines = lines or '<p class="quiet">Nothing is known of the slots yet.</p>'
+    return f'<div class="b"><h2>Slots on {workers}</h2>{lines}</div>'
+
+
+def _slot_line(tag: str, capacity: float, used: float, waiting: float) -> str:
+    # The scale ends at three times the capacity: a long queue must not shrink what there is to nothing.
+    scale = max(capacity, min(used + waiting, 3 * capacity)) or max(used + waiting, 1.0)
+
+    def share(amount: float) -> str:
+        return f"{100 * min(1.0, amount / scale):.2f}%"
+
+    edge = f'<i class="edge" style="left:calc({share(capacity)} - 2px)"></i>' if waiting else ""
+    wants = f'<span class="wants">{_amount(tag, waiting)} waiting</span>' if waiting else "none waiting"
+    return (
+        f'<div class="slot"><div class="line num"><span class="clip"><span class="tag">{escape(tag)}</span> '
+        f"{_amount(tag, used)} of {_amount(tag, capacity)} in use</span>"
+        f'<span class="quiet">{wants}</span></div><div class="track">'
+        f'<i class="have" style="width:{share(capacity)}"></i>'
+        f'<i class="used" style="width:{share(used)}"></i>'
+        f'<i class="want" style="left:{share(used)};width:{share(waiting)}"></i>{edge}</div></div>'
+    )
+
+
+def _amount(tag: str, amount: float) -> str:
+    if tag == MEMORY:
+        return format_bytes(amount) if amount else "0"
+    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"
+
+
+def failures(message: Message) -> str:
+    """The latest kinds of failure; the error that ended the run first."""
+    fatal = f'<div class="failure"><b>The run ended</b> {_text(message.error)}</div>' if message.error else ""
+    lines = fatal + "".join(map(_failure_line, message.failures))
+    lines = lines or '<p class="quiet">Nothing has failed.</p>'
+    return f'<div class="b"><h2>Latest failures</h2><div class="failures">{lines}</div></div>'
+
+
+def _failure_line(line: FailureLine) -> str:
+    color = _COLOR.get(line.outcome, COLORS[WAITING])
+    attempts = f"{line.attempts:,} attempt{'' if line.attempts == 1 else 's'}"
+    return (
+        f'<div class="failure" style="border-color:{color}"><b class="mono">{escape(line.type)}</b> '
+        f'<span class="quiet">stage {escape(line.stage)} · {attempts} · {_chunks(line.chunks)}</span>'
+        f"{_text(line.message)}</div>"
+    )
+
+
+def _text(text: str) -> str:
+    return f'<div class="text mono">{escape(text)}</div>'
+
+
+def _chunks(chunks: Sequence[int]) -> str:
+    return f"chunk{'' if len(chunks) == 1 else 's'} {', '.join(map(str, chunks))}"

@@ -1,0 +1,209 @@
+"""The observer that tells a run's events to the page, a few messages a second."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from batchrun.dashboard.message import (
+    RUNNING,
+    WAITING,
+    ChunkChange,
+    ChunkColumns,
+    FailureLine,
+    Message,
+    code_of,
+)
+from batchrun.events import (
+    AttemptEnded,
+    ChunkSettled,
+    ChunksPlaced,
+    ChunksPlanned,
+    ChunksRecalled,
+    Event,
+    RunEnded,
+    RunStarted,
+    SlotsChanged,
+)
+from batchrun.outcome import Attempt
+
+__all__ = ["Publisher"]
+
+_log = logging.getLogger("batchrun.dashboard")
+
+_FAILURES = 12
+_CHUNKS_NAMED = 5
+_TEXT = 400
+
+
+class Publisher:
+    """Gathers the events of one run at a time and hands them on in messages.
+
+    *publish* is called in a thread of the publisher's own, so that a slow scheduler does not hold up the
+    runner, at most once in *interval* seconds, and at least once in *heartbeat* seconds. What it raises is
+    logged and tried again: a page that cannot be reached is no reason to stop a run.
+
+    RunEnded sends the last message before it returns, waiting five seconds for it at most.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[dict[str, object]], None],
+        *,
+        interval: float = 0.25,
+        heartbeat: float = 10.0,
+    ) -> None:
+        self._publish = publish
+        self._interval = interval
+        self._heartbeat = heartbeat
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._tally: _Tally | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        if isinstance(event, RunStarted):
+            self.close()
+            self._tally = _Tally(event)
+            self._closing.clear()
+            self._thread = threading.Thread(target=self._send_all, name="batchrun-dashboard", daemon=True)
+            self._thread.start()
+        if self._tally is None:
+            return
+        with self._lock:
+            self._tally.take(event)
+        self._wake.set()
+        if isinstance(event, RunEnded):
+            self.close()
+
+    def close(self) -> None:
+        """Send what is left and stop; safe to call again, and without a run."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._closing.set()
+        self._wake.set()
+        thread.join(timeout=5.0)
+
+    def _send_all(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait(self._heartbeat)
+            self._wake.clear()
+            reached = self._send()
+            self._closing.wait(self._interval if reached else self._heartbeat)
+        self._send()
+
+    def _send(self) -> bool:
+        tally = self._tally
+        if tally is None:
+            return True
+        with self._lock:
+            message, changes = tally.message(), tally.changes
+            tally.changes = {}
+        try:
+            self._publish(message | {"changed": ChunkColumns.pack(changes)})
+        except Exception:
+            _log.debug("the dashboard page could not be told how the run stands", exc_info=True)
+            with self._lock:
+                tally.changes = changes | tally.changes
+            return False
+        return True
+
+
+class _Tally:
+    """How the run stands, by the events so far."""
+
+    def __init__(self, start: RunStarted) -> None:
+        self.changes: dict[int, ChunkChange] = {}
+        self._head: dict[str, object] = {
+            "run_id": start.run_id,
+            "pipeline": start.pipeline,
+            "cluster": start.cluster,
+            "started": start.at,
+            "rows_in": start.rows,
+        }
+        self._chunks: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
+        self._failures: dict[str, FailureLine] = {}
+        self._last_stage = start.stages[-1] if start.stages else ""
+
+    def take(self, event: Event) -> None:
+        """Count one event in."""
+        match event:
+            case ChunkSettled():
+                self._chunks[event.outcome.value] += 1
+                self._rows[event.outcome.value] += event.rows
+                self.changes[event.chunk] = ChunkChange(code_of(event.outcome), event.rows, event.seconds)
+            case AttemptEnded():
+                self._count_attempt(event.attempt)
+            case ChunksPlaced():
+                self.changes.update(dict.fromkeys(event.chunks, ChunkChange(RUNNING)))
+            case ChunksPlanned():
+                self._head |= {
+                    "chunks_planned": event.chunks,
+                    "rows_planned": event.rows,
+                    "chunks_before": event.settled,
+                    "rows_before": event.settled_rows,
+                }
+            case ChunksRecalled():
+                for chunk, outcome, rows in zip(event.chunks, event.outcomes, event.rows, strict=True):
+                    self.changes[chunk] = ChunkChange(code_of(outcome), rows)
+            case SlotsChanged():
+                self._head["slots"] = [
+                    (slot.tag, slot.capacity, slot.used, slot.waiting) for slot in event.slots
+                ]
+                self._head["workers"] = event.workers
+            case RunEnded():
+                self._head |= {
+                    "state": event.state.value,
+                    "rows_ended": [event.rows_solved, event.rows_quarantined, event.rows_cancelled],
+                    "seconds": event.seconds,
+                    "error": _clip(str(event.error)) if event.error else "",
+                }
+
+    def message(self) -> dict[str, object]:
+        """The message without its chunks."""
+        message = Message(
+            at=time.time(),
+            chunks=dict(self._chunks),
+            rows=dict(self._rows),
+            attempts=dict(self._attempts),
+            failures=tuple(reversed(self._failures.values())),
+            **self._head,  # type: ignore[arg-type]
+        )
+        return message.as_dict()
+
+    def _count_attempt(self, attempt: Attempt) -> None:
+        self._attempts[attempt.outcome.value] += 1
+        if not attempt.outcome.solved:
+            self._count_failure(attempt)
+        elif attempt.stage == self._last_stage:
+            return  # it is about to be settled; until then it is no more waiting than it was
+        self.changes[attempt.chunk] = ChunkChange(WAITING)
+
+    def _count_failure(self, attempt: Attempt) -> None:
+        error = attempt.error
+        kind = error.type if error else attempt.outcome.value
+        signature = f"{attempt.stage}\0{attempt.outcome.value}\0{(error.signature if error else '') or kind}"
+        before = self._failures.pop(signature, None)
+        named = (attempt.chunk, *(before.chunks if before else ()))
+        self._failures[signature] = FailureLine(
+            type=_clip(kind),
+            message=_clip(error.message if error else attempt.outcome.description),
+            stage=attempt.stage,
+            outcome=attempt.outcome.value,
+            attempts=(before.attempts if before else 0) + 1,
+            chunks=tuple(dict.fromkeys(named))[:_CHUNKS_NAMED],
+        )
+        if len(self._failures) > _FAILURES:
+            del self._failures[next(iter(self._failures))]
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"

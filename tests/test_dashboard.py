@@ -1,0 +1,529 @@
+"""The page in Dask's dashboard: what is told, what is kept, what is drawn."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from bokeh.document import Document
+
+from batchrun.dashboard import panels
+from batchrun.dashboard.board import Board, Throughput
+from batchrun.dashboard.chunk_map import COLORS, LABELS, SYMBOLS, ChunkMap, cells_of
+from batchrun.dashboard.message import (
+    RUNNING,
+    WAITING,
+    ChunkChange,
+    ChunkColumns,
+    FailureLine,
+    Message,
+    code_of,
+)
+from batchrun.dashboard.page import Page
+from batchrun.dashboard.publisher import Publisher
+from batchrun.events import (
+    AttemptEnded,
+    ChunkSettled,
+    ChunksPlaced,
+    ChunksPlanned,
+    ChunksRecalled,
+    RunEnded,
+    RunStarted,
+    SlotsChanged,
+    SlotUse,
+)
+from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def started(run_id="r", at=100.0, pipeline="delays", rows=1_000):
+    return RunStarted(run_id, at, pipeline, ("clean", "solve"), rows, "folder", "2 workers")
+
+
+def attempt(chunk, outcome=Outcome.SUCCEEDED, stage="solve", error=None):
+    return AttemptEnded("r", 101.0, Attempt(chunk, stage, 1, "w", outcome, 100.0, 1.0, error=error))
+
+
+def settled(chunk, outcome=Outcome.SUCCEEDED, rows=10, seconds=1.5):
+    return ChunkSettled("r", 101.0, chunk, outcome, rows, rows, seconds)
+
+
+def ended(state=RunState.SUCCEEDED, rows=(1_000, 0, 0)):
+    return RunEnded("r", 110.0, state, 1_000, *rows, seconds=10.0)
+
+
+def told(*events):
+    """The board after these events of one run, told through a publisher."""
+    board = Board()
+    publisher = Publisher(board.take)
+    for event in events:
+        publisher(event)
+    publisher.close()
+    return board
+
+
+def message(run_id="r", **changes):
+    fields = {"at": 101.0, "started": 100.0, "rows_in": 1_000, "pipeline": "delays"} | changes
+    return Message(run_id, **fields)
+
+
+class TestMessages:
+    def test_a_message_survives_the_way_through_msgpack(self):
+        msgpack = pytest.importorskip("msgpack")
+        line = FailureLine("ValueError", "no", "solve", "failed", 3, (7, 8))
+        changed = ChunkColumns.pack({3: ChunkChange(code_of(Outcome.FAILED), 10, 1.5)})
+        first = message(
+            slots=(("HIGHMEM", 1.0, 1.0, 2.0),), failures=(line,), changed=changed, rows_ended=(1, 2, 3)
+        )
+        assert Message.from_dict(msgpack.unpackb(msgpack.packb(first.as_dict()))) == first
+
+    def test_fields_of_a_newer_version_are_left_out(self):
+        assert Message.from_dict(message().as_dict() | {"colour": "blue"}) == message()
+
+    def test_columns_come_back_as_they_were_packed(self):
+        changes = {5: ChunkChange(RUNNING), 2**33: ChunkChange(code_of(Outcome.SUCCEEDED), 2**40, 0.5)}
+        columns = ChunkColumns.unpack(ChunkColumns.pack(changes))
+        assert columns.chunks.tolist() == [5, 2**33]
+        assert columns.codes.tolist() == [RUNNING, code_of(Outcome.SUCCEEDED)]
+        assert columns.rows.tolist() == [0, 2**40]
+        assert columns.seconds.tolist() == [0.0, 0.5]
+
+    def test_every_code_has_a_label_a_colour_and_a_sign(self):
+        assert len(LABELS) == len(COLORS) == len(SYMBOLS) == len(Outcome) + 2
+        for outcome in Outcome:
+            assert COLORS[code_of(outcome)] == outcome.color
+            assert SYMBOLS[code_of(outcome)] == outcome.symbol
+
+
+class TestPublisher:
+    def test_the_page_knows_the_end_when_the_last_event_returns(self):
+        board = Board()
+        publisher = Publisher(board.take)
+        for event in (started(), ChunksPlanned("r", 100.0, 2, 20), settled(0), settled(1), ended()):
+            publisher(event)
+        view = board.get("r")
+        assert view is not None
+        assert view.message.state == "succeeded"
+        assert view.message.rows_ended == (1_000, 0, 0)
+        assert view.codes.tolist() == [code_of(Outcome.SUCCEEDED)] * 2
+
+    def test_ten_thousand_events_make_few_and_small_messages(self):
+        sent = []
+        publisher = Publisher(sent.append, interval=0.25)
+        begun = time.monotonic()
+        publisher(started())
+        publisher(ChunksPlanned("r", 100.0, 10_000, 100_000))
+        for chunk in range(10_000):
+            publisher(settled(chunk))
+        publisher(ended())
+        assert len(sent) <= 3 + (time.monotonic() - begun) / 0.25
+        assert sum(len(column) for each in sent for column in each["changed"].values()) <= 10_000 * 24
+
+    def test_what_is_told_late_is_sent_without_another_event(self):
+        sent = []
+        arrived = threading.Event()
+
+        def publish(values):
+            sent.append(values)
+            if values["chunks"]:
+                arrived.set()
+
+        publisher = Publisher(publish, interval=0.01, heartbeat=60.0)
+        publisher(started())
+        publisher(settled(0))
+        assert arrived.wait(5)
+        publisher.close()
+
+    def test_a_quiet_run_gives_signs_of_life(self):
+        beats = threading.Semaphore(0)
+        publisher = Publisher(lambda values: beats.release(), interval=0.01, heartbeat=0.02)
+        publisher(started())
+        assert all(beats.acquire(timeout=5) for _ in range(4))
+        publisher.close()
+
+    def test_a_page_that_cannot_be_reached_costs_no_run_and_no_chunk(self):
+        board, failed = Board(), threading.Event()
+
+        def publish(values):
+            if not failed.is_set() and values["chunks"]:
+                failed.set()
+                raise OSError("the scheduler went away")
+            board.take(values)
+
+        publisher = Publisher(publish, interval=0.01, heartbeat=0.01)
+        publisher(started())
+        publisher(ChunksPlanned("r", 100.0, 3, 30))
+        publisher(settled(1))
+        assert failed.wait(5)
+        publisher(settled(2))
+        publisher(ended())
+        assert board.get("r").codes.tolist() == [WAITING, *[code_of(Outcome.SUCCEEDED)] * 2]
+
+    def test_closing_twice_or_without_a_run_is_harmless(self):
+        publisher = Publisher(lambda values: None)
+        publisher.close()
+        publisher(started())
+        publisher.close()
+        publisher.close()
+
+    def test_a_chunk_runs_from_its_placement_to_the_end_of_the_attempt(self):
+        placed = (
+            started(),
+            ChunksPlanned("r", 100.0, 4, 40),
+            ChunksPlaced("r", 100.0, (0, 1, 2), ("w",) * 3),
+        )
+        assert told(*placed).get("r").codes.tolist() == [RUNNING] * 3 + [WAITING]
+        after = (attempt(0, stage="clean"), attempt(1, Outcome.FAILED), attempt(2))
+        assert told(*placed, *after).get("r").codes.tolist() == [WAITING, WAITING, RUNNING, WAITING]
+
+    def test_failures_that_are_alike_are_one_line(self):
+        error = ErrorRecord("ValueError", "no blocks", signature="ValueError at mine.py:3")
+        events = [attempt(chunk, Outcome.FAILED, error=error) for chunk in range(8)]
+        (line,) = told(started(), *events).get("r").message.failures
+        assert (line.type, line.attempts, line.chunks) == ("ValueError", 8, (7, 6, 5, 4, 3))
+
+    def test_only_the_latest_kinds_of_failure_are_kept_and_long_texts_are_clipped(self):
+        events = [
+            attempt(0, Outcome.FAILED, error=ErrorRecord("E", "x" * 9_999, signature=str(number)))
+            for number in range(100)
+        ]
+        failures = told(started(), *events).get("r").message.failures
+        assert len(failures) == 12
+        assert max(len(line.message) for line in failures) == 400
+
+
+class TestBoard:
+    def test_chunks_of_an_earlier_session_keep_their_colours(self):
+        recalled = ChunksRecalled("r", 100.0, (0, 2), (Outcome.SUCCEEDED, Outcome.FAILED), (10, 10))
+        view = told(started(), ChunksPlanned("r", 100.0, 3, 30, 2, 20), recalled).get("r")
+        assert view.codes.tolist() == [code_of(Outcome.SUCCEEDED), WAITING, code_of(Outcome.FAILED)]
+        assert view.rows.tolist() == [10, 0, 10]
+        assert view.message.settled == 0
+
+    def test_a_settled_chunk_does_not_go_back_to_waiting(self):
+        board = Board()
+        board.take(message(chunks_planned=1, changed=ChunkColumns.pack({0: ChunkChange(4, 1, 1)})).as_dict())
+        board.take(message(chunks_planned=1, changed=ChunkColumns.pack({0: ChunkChange(WAITING)})).as_dict())
+        assert board.get("r").codes.tolist() == [4]
+
+    def test_a_chunk_that_was_never_planned_takes_no_memory(self):
+        board = Board()
+        changed = ChunkColumns.pack({2**40: ChunkChange(RUNNING)})
+        board.take(message(chunks_planned=3, changed=changed).as_dict())
+        assert board.get("r").codes.tolist() == [WAITING] * 3
+
+    def test_nothing_runs_once_the_run_has_ended(self):
+        placed = ChunksPlaced("r", 100.0, (0,), ("w",))
+        view = told(started(), ChunksPlanned("r", 100.0, 1, 10), placed, ended(RunState.CANCELLED)).get("r")
+        assert view.codes.tolist() == [WAITING]
+
+    def test_the_latest_fifty_runs_are_kept(self):
+        board = Board()
+        for number in range(60):
+            board.take(message(f"r{number}", started=100.0 + number, state="succeeded").as_dict())
+        assert [view.message.run_id for view in board.newest_first()] == [f"r{n}" for n in range(59, 9, -1)]
+
+    def test_runs_that_have_ended_are_forgotten_before_those_that_go_on(self):
+        board = Board()
+        board.take(message("old", started=1.0).as_dict())
+        for number in range(60):
+            board.take(message(f"r{number}", started=100.0 + number, state="succeeded").as_dict())
+        assert board.get("old") is not None
+        assert len(board.newest_first()) == 50
+
+    def test_large_runs_leave_before_their_arrays_fill_the_scheduler(self):
+        board = Board()
+        for number in range(5):
+            changes = {"started": 100.0 + number, "state": "succeeded", "chunks_planned": 1_500_000}
+            board.take(message(f"r{number}", **changes).as_dict())
+        assert [view.message.run_id for view in board.newest_first()] == ["r4", "r3"]
+
+    def test_elapsed_time_goes_by_the_runners_clock_however_wrong_it_is(self):
+        now = [5_000.0]
+        board = Board(clock=lambda: now[0])
+        board.take(message(at=103.0).as_dict())
+        now[0] += 2.0
+        assert board.get("r").elapsed(now[0]) == 5.0
+
+    def test_the_time_left_follows_from_the_rows_of_this_session(self):
+        board = Board(clock=lambda: 0.0)
+        board.take(message(at=110.0, rows_before=500, rows={"succeeded": 100}).as_dict())
+        assert board.get("r").seconds_left(0.0) == 40.0
+
+    def test_the_time_left_is_unknown_before_the_first_chunk(self):
+        board = Board()
+        board.take(message().as_dict())
+        assert board.get("r").seconds_left(time.time()) is None
+
+    def test_a_hundred_thousand_chunks_are_taken_in_quickly(self):
+        changes = ChunkColumns.pack({n: ChunkChange(2, 10, 1.0) for n in range(100_000)})
+        values = message(chunks_planned=100_000, changed=changes).as_dict()
+        board = Board()
+        begun = time.process_time()
+        board.take(values)
+        assert time.process_time() - begun < 0.25
+
+
+class TestThroughput:
+    def test_all_that_was_counted_is_in_the_bins(self):
+        counted = Throughput()
+        rng = np.random.default_rng(3)
+        times = np.sort(rng.uniform(0, 5_000, 2_000))
+        for elapsed in times:
+            counted.add(float(elapsed), 1, 10)
+        starts, chunks, rows = counted.rates()
+        assert len(starts) <= 600
+        assert counted.width == 16.0
+        assert (chunks * counted.width).sum() == pytest.approx(2_000)
+        assert (rows * counted.width).sum() == pytest.approx(20_000)
+        expected = np.histogram(times, np.append(starts, starts[-1] + counted.width))[0]
+        assert (chunks * counted.width).round().tolist() == expected.tolist()
+
+
+class TestChunkMap:
+    def view(self, *codes):
+        board = Board()
+        changes = {n: ChunkChange(code, 10, 1.0) for n, code in enumerate(codes)}
+        board.take(message(chunks_planned=len(codes), changed=ChunkColumns.pack(changes)).as_dict())
+        return board.get("r")
+
+    def test_a_cell_is_a_chunk_where_they_fit(self):
+        cells = cells_of(self.view(WAITING, RUNNING, 2, 4), most=4)
+        assert (cells.size, cells.code.tolist(), cells.settled.tolist()) == (1, [0, 1, 2, 4], [0, 0, 1, 1])
+
+    def test_a_cell_of_several_chunks_shows_the_worst_of_them(self):
+        good, bad = code_of(Outcome.SUCCEEDED), code_of(Outcome.FAILED)
+        cells = cells_of(self.view(good, bad, good, WAITING, RUNNING, WAITING, good), most=4)
+        assert (cells.size, len(cells)) == (2, 4)
+        assert cells.code.tolist() == [bad, good, RUNNING, good]
+        assert cells.settled.tolist() == [2, 1, 0, 1]
+        assert cells.alpha.tolist() == pytest.approx([1.0, 0.65, 1.0, 1.0])
+
+    @pytest.mark.parametrize("chunks", [10, 1_000, 100_000])
+    def test_the_map_has_ten_thousand_cells_at_most_and_counts_every_chunk(self, chunks):
+        cells = cells_of(self.view(*[2] * chunks))
+        assert len(cells) <= 10_000
+        assert cells.settled.sum() == chunks
+        assert cells.rows.sum() == 10 * chunks
+
+    def test_only_tiles_that_changed_are_sent(self):
+        board = Board()
+        board.take(message(chunks_planned=1_000).as_dict())
+        shown = ChunkMap()
+        shown.update(board.get("r"))
+        document, sent = Document(), []
+        document.add_root(shown.figure)
+        document.on_change(sent.append)
+        changed = ChunkColumns.pack({7: ChunkChange(4, 10, 1.0), 8: ChunkChange(RUNNING)})
+        board.take(message(chunks_planned=1_000, changed=changed).as_dict())
+        shown.update(board.get("r"))
+        shown.update(board.get("r"))
+        (patch,) = sent
+        assert [number for number, _ in patch.patches["code"]] == [7, 8]
+
+
+class _Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+
+class TestPage:
+    def page(self, board, now=105.0):
+        page = Page(board, clock=lambda: now)
+        page.update()
+        return page
+
+    def test_nothing_that_a_user_named_becomes_markup(self):
+        line = FailureLine(SCRIPT, SCRIPT, SCRIPT, "failed", 1, (1,))
+        evil = replace(
+            message(f"r{SCRIPT}", pipeline=SCRIPT, cluster=SCRIPT, error=SCRIPT, state="failed"),
+            slots=((SCRIPT, 1.0, 1.0, 1.0),),
+            failures=(line,),
+        )
+        board = Board()
+        board.take(evil.as_dict())
+        view = board.get(f"r{SCRIPT}")
+        texts = [panels.headline(view, 0.0), panels.slots(evil), panels.failures(evil), panels.which(view, 1)]
+        for text in texts:
+            parser = _Tags()
+            parser.feed(text)
+            assert "script" not in parser.tags
+            assert "&lt;script&gt;" in text
+
+    def test_without_a_run_it_says_how_to_start_one(self):
+        page = self.page(Board())
+        assert page._empty.visible
+        assert not page._full.visible
+        assert "batchrun submit" in panels.EMPTY
+
+    def test_it_follows_the_newest_run_until_somebody_chooses(self):
+        board = Board()
+        board.take(message("a", started=1.0).as_dict())
+        page = self.page(board)
+        board.take(message("b", started=2.0).as_dict())
+        page.update()
+        assert page._select.value == "b"
+        page._select.value = "a"
+        board.take(message("c", started=3.0).as_dict())
+        page.update()
+        assert page._select.value == "a"
+        page._select.value = "c"
+        board.take(message("d", started=4.0).as_dict())
+        page.update()
+        assert page._select.value == "d"
+
+    def test_rows_add_up_on_the_page(self):
+        view = told(
+            started(), settled(0), settled(1, Outcome.FAILED, rows=20), settled(2, Outcome.CANCELLED, rows=5)
+        ).get("r")
+        text = panels.headline(view, view.heard)
+        for part in (
+            "1,000</b> rows in",
+            "10</b> solved",
+            "20</b> quarantined",
+            "5</b> cancelled",
+            "965</b> to",
+        ):
+            assert part in text
+
+    def test_a_runner_that_went_silent_is_named(self):
+        view = told(started()).get("r")
+        assert "no word from the runner for 45.0 s" in panels.headline(view, view.heard + 45)
+
+    def test_memory_is_shown_in_sizes_and_waiting_demand_is_told(self):
+        slots = (SlotUse("MEMORY", 8 * 2**30, 6 * 2**30, 0), SlotUse("HIGHMEM", 1, 1, 7))
+        text = panels.slots(told(started(), SlotsChanged("r", 100.0, slots, 3)).get("r").message)
+        assert "6 GiB of 8 GiB in use" in text
+        assert "1 of 1 in use" in text
+        assert "7 waiting" in text
+        assert "Slots on 3 workers" in text
+
+    def test_a_tag_that_no_worker_has_is_drawn_all_the_same(self):
+        text = panels.slots(message(slots=(("GPU", 0.0, 0.0, 2.0),)))
+        assert "0 of 0 in use" in text
+        assert "width:100.00%" in text
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as started_cluster:
+        yield started_cluster
+
+
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.status == 200
+        return answer.read().decode()
+
+
+class TestInstall:
+    def test_the_page_is_served_beside_dasks_own_and_linked_from_them(self, cluster):
+        from distributed import Client
+
+        from batchrun.dashboard.plugin import install
+
+        with Client(cluster, set_as_default=False) as client:
+            url = install(client)
+            assert url == client.dashboard_link.replace("/status", "/batchrun")
+        for page in ("status", "workers", "batchrun"):
+            assert '<a href="batchrun">Batchrun</a>' in read(url.replace("/batchrun", f"/{page}"))
+
+    def test_a_second_client_finds_the_page_and_what_it_knows(self, cluster):
+        from distributed import Client
+
+        from batchrun.dashboard.plugin import DashboardPlugin, install
+
+        with Client(cluster, set_as_default=False) as first:
+            url = install(first)
+            Publisher(lambda values: first.log_event("batchrun", values), interval=0.01)(started("kept"))
+            with Client(cluster.scheduler_address, set_as_default=False) as second:
+                assert install(second) == url
+                applications = cluster.scheduler.http_application.applications
+                assert sum("/batchrun" in getattr(app, "app_paths", ()) for app in applications) == 1
+                assert read(url.replace("/batchrun", "/status")).count(">Batchrun</a>") == 1
+                second.log_event("batchrun", message("kept").as_dict())
+                board = cluster.scheduler.plugins[DashboardPlugin.name].board
+                assert "kept" in {view.message.run_id for view in board.newest_first()}
+
+    def test_a_message_that_is_no_message_does_no_harm(self, cluster):
+        from distributed import Client
+
+        from batchrun.dashboard.plugin import DashboardPlugin, install
+
+        with Client(cluster, set_as_default=False) as client:
+            install(client)
+            client.log_event("batchrun", {"nonsense": 1})
+            client.log_event("another", "topic")
+            client.log_event("batchrun", message("sound").as_dict())
+            assert cluster.scheduler.plugins[DashboardPlugin.name].board.get("sound") is not None
+
+    def test_dask_still_has_the_names_that_the_link_needs(self, cluster):
+        from distributed.dashboard.components.scheduler import BOKEH_THEME, env
+        from distributed.dashboard.scheduler import template_variables
+
+        assert isinstance(template_variables(cluster.scheduler)["pages"], list)
+        assert env.get_template("simple.html")
+        assert BOKEH_THEME
+
+    def test_without_those_names_the_page_is_there_without_a_link(self, monkeypatch):
+        import distributed.dashboard.scheduler as names
+
+        from batchrun.dashboard.plugin import _link
+
+        monkeypatch.delattr(names, "template_variables")
+        assert _link(object()) == {}
+
+    def test_a_cluster_without_a_dashboard_has_no_page(self):
+        from distributed import Client, LocalCluster
+
+        from batchrun.dashboard.plugin import install
+
+        with (
+            LocalCluster(
+                n_workers=0,
+                processes=False,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+            ) as bare,
+            Client(bare, set_as_default=False) as client,
+        ):
+            assert install(client) == ""
+
+    def test_a_scheduler_that_cannot_have_the_page_is_no_error(self, cluster, monkeypatch, caplog):
+        from distributed import Client
+
+        from batchrun.dashboard.plugin import install
+
+        def refuse(*arguments, **named):
+            raise ModuleNotFoundError("No module named 'batchrun'")
+
+        with Client(cluster, set_as_default=False) as client:
+            monkeypatch.setattr(client, "register_plugin", refuse)
+            assert install(client) == ""
+        assert "install batchrun where the scheduler runs" in caplog.text
+
+
+def test_messages_are_plain_values_but_for_the_packed_columns():
+    sent = []
+    publisher = Publisher(sent.append)
+    for event in (started(), settled(0), ended()):
+        publisher(event)
+    for values in sent:
+        assert all(isinstance(column, bytes) for column in values.pop("changed").values())
+        json.dumps(values)
