@@ -1,0 +1,297 @@
+"""The command line as scripts use it: exit codes, one JSON document, clear messages."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from batchrun.cli import main
+from batchrun.outcome import RunState
+from batchrun.store.runs import RunStore
+
+MODULE = """\
+import pandas as pd
+from batchrun import Pipeline, RetryPolicy, Stage, by_rows, pipeline
+
+@pipeline(split=by_rows(4))
+def double(chunk: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:
+    '''Twice as much of x.'''
+    return chunk.assign(y=chunk["x"] * factor)
+
+def picky(chunk: pd.DataFrame) -> pd.DataFrame:
+    if 7 in set(chunk["x"]):
+        raise ValueError("seven [bold]is[/bold] bad")
+    return chunk
+
+once = RetryPolicy(attempts=1)
+picky_pipeline = Pipeline("picky", split=by_rows(4), stages=[Stage(picky, retry=once)])
+broken = Pipeline("broken", split=by_rows(1), stages=[Stage(lambda chunk: chunk.nothing, name="b", retry=once)])
+gpu = Pipeline("gpu", split=by_rows(4), stages=[Stage(picky, resources={"GPU": 2})])
+"""
+
+
+@dataclass
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Standard output, which must be one JSON document and nothing else."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def project(here: Path) -> Path:
+    (here / "work.py").write_text(MODULE)
+    pd.DataFrame({"x": range(20)}).to_parquet(here / "in.parquet")
+    return here
+
+
+@pytest.fixture
+def batchrun(monkeypatch, capsys) -> Iterator[Callable[..., Said]]:
+    """The command line, called in this process as the shell would."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def call(*arguments: str) -> Said:
+        sys.modules.pop("work", None)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(sys, "argv", ["batchrun", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        return Said(int(left.value.code or 0), out, err)
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
+    sys.modules.pop("work", None)
+
+
+@pytest.fixture
+def submit(batchrun) -> Callable[..., Said]:
+    """A run in this process."""
+    return lambda pipeline, *more: batchrun(
+        "submit", pipeline, "--input", "in.parquet", "--cluster", "inline", *more
+    )
+
+
+@pytest.mark.usefixtures("project")
+class TestSubmit:
+    def test_runs_a_pipeline_of_the_current_folder_and_prints_one_document(self, project, submit):
+        said = submit("work:double", "-p", "factor=3", "--json", "--excel", "out.xlsx")
+
+        assert said.code == 0
+        document = said.document
+        assert document["state"] == "succeeded"
+        assert document["params"] == {"factor": 3}
+        counted = ("rows_in", "rows_solved", "rows_quarantined", "rows_cancelled")
+        assert [document[key] for key in counted] == [20, 20, 0, 0]
+        assert Path(document["folder"]).is_dir()
+        assert Path(document["report"]).read_text(encoding="utf-8").startswith("<!")
+        assert (project / "out.xlsx").stat().st_size > 1000
+
+    def test_says_in_words_how_it_ended(self, submit):
+        said = submit("work:picky_pipeline")
+
+        assert said.code == 3
+        assert "20 rows in = 16 solved + 4 quarantined + 0 cancelled" in said.out
+        assert "seven [bold]is[/bold] bad" in said.out
+        assert "\x1b[" not in said.out + said.err
+
+    def test_of_a_broken_pipeline_fails_and_shows_the_error(self, submit):
+        said = submit("work:broken", "--quiet")
+
+        assert said.code == 1
+        assert "AttributeError" in said.out
+        assert said.err == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["work:duble"], "Did you mean `double`"),
+            (["wrok:double"], "Did you mean `work`"),
+            (["work:double", "-p", "factr=3"], "Did you mean `factor`"),
+            (["work:double", "-p", "factor=high"], "factor"),
+            (["work:double", "-p", "factor"], "name=value"),
+            (["work:double", "--set", "stroe=x"], "Did you mean `store`"),
+            (["work:double", "--input", "nothing.parquet"], "nothing.parquet"),
+            (["work:double", "--colour"], "--colour"),
+        ],
+    )
+    def test_with_a_mistake_says_so_once_and_runs_nothing(self, project, arguments, said, submit):
+        answer = submit(*arguments)
+
+        assert answer.code == 2
+        assert said in " ".join(answer.err.split())
+        assert answer.out == ""
+        assert "Traceback" not in answer.err
+        assert not list(project.glob(".batchrun/runs/*"))
+
+    def test_with_a_mistake_is_a_document_too_if_asked(self, submit):
+        said = submit("work:duble", "--json")
+
+        assert said.code == 2
+        assert said.document["kind"] == "PipelineNotFoundError"
+        assert "double" in said.document["error"]
+
+    def test_to_a_scheduler_that_does_not_answer_has_a_code_of_its_own(self, batchrun):
+        said = batchrun(
+            "submit",
+            "work:double",
+            "--input",
+            "in.parquet",
+            "--cluster",
+            "tcp://127.0.0.1:9",
+            "--set",
+            "timeout=1s",
+        )
+
+        assert said.code == 5
+        assert "tcp://127.0.0.1:9" in said.err
+
+    @pytest.mark.cluster
+    def test_with_a_demand_that_no_worker_meets_names_it_and_what_there_is(self, project, batchrun):
+        (project / "cluster.yaml").write_text("workers: {small: {count: 1, memory: 512MiB}}\ndashboard: off\n")
+
+        said = batchrun("submit", "work:gpu", "--input", "in.parquet")
+
+        assert said.code == 2
+        told = " ".join(said.err.split())
+        assert "GPU: 2" in told
+        assert "512 MiB" in told
+        assert not list(project.glob(".batchrun/runs/*"))
+
+
+@pytest.mark.usefixtures("project")
+class TestLooking:
+    def test_at_runs_and_at_one_of_them(self, batchrun, submit):
+        first = submit("work:double", "--json").document["run"]
+        submit("work:picky_pipeline", "--json")
+
+        listed = batchrun("runs", "--json").document["runs"]
+        assert [run["state"] for run in listed] == ["partial", "succeeded"]
+        assert batchrun("runs", "--json", "--state", "partial").document["runs"] == listed[:1]
+        shown = batchrun("show", first, "--json")
+        assert shown.code == 0
+        assert shown.document["run"] == first
+        assert batchrun("show", first).out.count("20 rows in") == 1
+        assert "picky" in batchrun("runs").out
+
+    def test_at_a_run_whose_driver_is_gone_says_so_and_how_to_go_on(self, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document
+        assert run["driven"] is False
+        with RunStore("sqlite:///.batchrun/store.db") as store:
+            left = {"state": RunState.RUNNING, "ended": None, "driver": "elsewhere/1/1.0", "heartbeat": 0.0}
+            store.update(run["run"], **left)
+
+        assert [found["driven"] for found in batchrun("runs", "--json").document["runs"]] == [False]
+        listed = batchrun("runs").out
+        assert "stopped" in listed
+        assert f"batchrun resume {run['run']}" in listed
+        assert batchrun("show", "--json").document["driven"] is False
+        shown = " ".join(batchrun("show").out.split())
+        assert f"recorded as running, but its driver is gone: batchrun resume {run['run']}" in shown
+
+    def test_at_a_run_that_is_not_there_is_wrong_usage(self, batchrun):
+        said = batchrun("show", "nothing")
+
+        assert said.code == 2
+        assert "nothing" in said.err
+
+    def test_at_the_report_writes_it(self, project, batchrun, submit):
+        submit("work:double", "--json")
+
+        said = batchrun("report", "last", "--html", "r.html", "--excel", "r.xlsx")
+
+        assert said.code == 0
+        assert said.out.split() == ["r.html", "r.xlsx"]
+        assert (project / "r.html").exists()
+
+    def test_at_pipelines_lists_them_with_what_they_are_for(self, batchrun):
+        said = batchrun("pipelines", "work", "--json")
+
+        found = {row["pipeline"]: row for row in said.document["pipelines"]}
+        assert set(found) == {"work:double", "work:picky_pipeline", "work:broken", "work:gpu"}
+        assert found["work:double"]["doc"] == "Twice as much of x."
+        assert found["work:double"]["split"] == "by_rows(4)"
+
+    def test_at_the_settings_shows_where_each_comes_from(self, project, batchrun):
+        (project / "cluster.yaml").write_text("kind: local\nworkers:\n  a: {count: 1}\n")
+
+        said = batchrun("config", "--json", "--set", "run.flush_every=2s")
+
+        sources = {s["key"]: (s["value"], s["source"]) for s in said.document["settings"]}
+        assert sources["workers.a.count"] == (1, "cluster.yaml:3")
+        assert sources["run.flush_every"][1] == "flag"
+        assert sources["run.flush_bytes"][1] == "default"
+
+    def test_at_the_schema_prints_it(self, batchrun):
+        assert "$schema" in batchrun("config", "--schema").document
+
+    def test_at_help_names_every_command(self, batchrun):
+        said = batchrun("--help")
+
+        assert said.code == 0
+        for command in ("submit", "runs", "show", "resume", "report", "pipelines", "config", "doctor"):
+            assert command in said.out
+
+    def test_at_the_health_of_the_installation(self, batchrun):
+        said = batchrun("doctor", "--json")
+
+        assert {check["ok"] for check in said.document["checks"]} <= {True, None, False}
+        assert said.code in (0, 1)
+
+
+@pytest.mark.usefixtures("project")
+def test_resume_goes_on_in_another_process(project, batchrun, submit):
+    submit("work:picky_pipeline", "--json")
+    (project / "work.py").write_text(MODULE.replace("if 7 in", "if 700 in"))
+
+    said = batchrun("resume", "last", "--cluster", "inline", "--json")
+
+    assert said.code == 0
+    assert said.document["rows_solved"] == 20
+    again = batchrun("resume", "last", "--cluster", "inline", "--json")
+    assert again.document["attempts"] == said.document["attempts"]
+
+
+@pytest.mark.usefixtures("project")
+def test_resume_refuses_a_run_whose_input_changed(project, batchrun, submit):
+    submit("work:picky_pipeline", "--json")
+    pd.DataFrame({"x": range(99)}).to_parquet(project / "in.parquet")
+
+    said = batchrun("resume", "last", "--cluster", "inline")
+
+    assert said.code == 2
+    assert "in.parquet" in said.err
+
+
+@pytest.mark.usefixtures("project")
+def test_it_is_a_program_with_an_exit_code_and_works_without_colours_in_a_pipe():
+    done = subprocess.run(
+        [sys.executable, "-m", "batchrun", "submit", "work:picky_pipeline", "-i", "in.parquet", "-c", "inline"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=120,
+    )
+
+    assert done.returncode == 3
+    assert "16 solved + 4 quarantined" in done.stdout
+    assert "\x1b[" not in done.stdout + done.stderr
