@@ -147,8 +147,8 @@ class Pipeline:
     def __call__(self, frame: Any, **params: Any) -> Any:
         """Apply the stages to one *frame* in this process and give its result; nothing is recorded."""
         bound = self.bind(params)
-        for stage, arguments in zip(self.stages, bound.stages, strict=True):
-            arguments = dict(arguments)
+        for stage, bound_arguments in zip(self.stages, bound.stages, strict=True):
+            arguments = dict(bound_arguments)
             if stage.signature.context:
                 arguments[stage.signature.context] = ChunkContext(
                     "", 0, stage.name, 1, len(frame), "inline", stage.demand.memory
@@ -302,14 +302,17 @@ def _with_unique_names(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     unique = []
     for stage in stages:
         seen[stage.name] = seen.get(stage.name, 0) + 1
-        if seen[stage.name] > 1:
-            renamed = object.__new__(Stage)
-            for key in ("function", "demand", "retry", "columns"):
-                object.__setattr__(renamed, key, getattr(stage, key))
-            object.__setattr__(renamed, "name", f"{stage.name}-{seen[stage.name]}")
-            stage = renamed
-        unique.append(stage)
+        repeated = seen[stage.name] > 1
+        unique.append(_renamed(stage, f"{stage.name}-{seen[stage.name]}") if repeated else stage)
     return tuple(unique)
+
+
+def _renamed(stage: Stage, name: str) -> Stage:
+    renamed = object.__new__(Stage)
+    for key in ("function", "demand", "retry", "columns"):
+        object.__setattr__(renamed, key, getattr(stage, key))
+    object.__setattr__(renamed, "name", name)
+    return renamed
 
 
 def _importable(module_name: str | None) -> ModuleType | None:

@@ -185,8 +185,8 @@ class Dispatcher:
         for free in self._free.values():
             have = {"threads": free.worker.threads, MEMORY: free.worker.memory, **free.worker.tags}
             still = {"threads": free.threads, MEMORY: free.memory, **free.tags}
-            for tag in have:
-                has[tag] = has.get(tag, 0) + have[tag]
+            for tag, amount in have.items():
+                has[tag] = has.get(tag, 0) + amount
                 left[tag] = left.get(tag, 0) + max(0, still[tag])
         waits: dict[str, float] = {}
         for leg, demand in enumerate(self.demands):

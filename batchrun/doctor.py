@@ -107,7 +107,7 @@ def _machine(local: LocalSettings) -> Iterator[Check]:
 
 def _remote(settings: Settings) -> Iterator[Check]:
     """What the scheduler elsewhere says."""
-    from batchrun.cluster import connect
+    from batchrun.cluster.connect import connect
 
     assert isinstance(settings.cluster, ConnectSettings)  # noqa: S101  for the type checker
     try:

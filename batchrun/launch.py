@@ -191,8 +191,8 @@ class _Opener:
         if hasattr(self._cluster, "submit") and hasattr(self._cluster, "prepare"):
             given: Executor = self._cluster
             return given
-        from batchrun.cluster import active_client, open_cluster, wrap
-        from batchrun.dask_executor import DaskExecutor
+        from batchrun.cluster.connect import active_client, open_cluster, wrap
+        from batchrun.cluster.executor import DaskExecutor
 
         target = self._cluster
         if target is None:

@@ -48,7 +48,8 @@ def load_pipeline(target: str) -> Pipeline:
         return found[name]
     if callable(getattr(module, name, None)):
         raise PipelineNotFoundError(
-            f"`{target}` is a plain function; decorate it with @pipeline(split=by_rows(10_000)) to run it by name"
+            f"`{target}` is a plain function; decorate it with @pipeline(split=by_rows(10_000)) "
+            "to run it by name"
         )
     there = f" It has {', '.join(f'`{n}`' for n in found)}." if found else " It has no pipeline."
     raise PipelineNotFoundError(

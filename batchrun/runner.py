@@ -25,9 +25,9 @@ from batchrun.errors import BatchrunError, ClusterError
 from batchrun.events import (
     AttemptEnded,
     ChunkSettled,
-    ChunksRecalled,
     ChunksPlaced,
     ChunksPlanned,
+    ChunksRecalled,
     Event,
     Observer,
     RetryScheduled,
@@ -382,7 +382,8 @@ class Runner:
             have = describe_workers(self.executor.workers())
             lost = ClusterError(
                 f"no worker with {unmet[0]} has come back for "
-                f"{format_seconds(self.settings.workers_timeout)}; there is {have}. Start one, then resume the run"
+                f"{format_seconds(self.settings.workers_timeout)}; there is {have}. "
+                "Start one, then resume the run"
             )
             self.broken = ErrorRecord.of(lost)
 

@@ -36,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests of one file that start processes on one worker of xdist, where they share the warm cluster."""
+    """Keep tests that start processes on one worker of xdist, where they share the warm cluster."""
     for item in items:
         if item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.xdist_group("processes"))

@@ -36,7 +36,8 @@ def picky(chunk: pd.DataFrame) -> pd.DataFrame:
 
 once = RetryPolicy(attempts=1)
 picky_pipeline = Pipeline("picky", split=by_rows(4), stages=[Stage(picky, retry=once)])
-broken = Pipeline("broken", split=by_rows(1), stages=[Stage(lambda chunk: chunk.nothing, name="b", retry=once)])
+torn = Stage(lambda chunk: chunk.nothing, name="torn", retry=once)
+broken = Pipeline("broken", split=by_rows(1), stages=[torn])
 gpu = Pipeline("gpu", split=by_rows(4), stages=[Stage(picky, resources={"GPU": 2})])
 """
 
@@ -167,7 +168,9 @@ class TestSubmit:
 
     @pytest.mark.cluster
     def test_with_a_demand_that_no_worker_meets_names_it_and_what_there_is(self, project, batchrun):
-        (project / "cluster.yaml").write_text("workers: {small: {count: 1, memory: 512MiB}}\ndashboard: off\n")
+        (project / "cluster.yaml").write_text(
+            "workers: {small: {count: 1, memory: 512MiB}}\ndashboard: off\n"
+        )
 
         said = batchrun("submit", "work:gpu", "--input", "in.parquet")
 
@@ -285,7 +288,17 @@ def test_resume_refuses_a_run_whose_input_changed(project, batchrun, submit):
 @pytest.mark.usefixtures("project")
 def test_it_is_a_program_with_an_exit_code_and_works_without_colours_in_a_pipe():
     done = subprocess.run(
-        [sys.executable, "-m", "batchrun", "submit", "work:picky_pipeline", "-i", "in.parquet", "-c", "inline"],
+        [
+            sys.executable,
+            "-m",
+            "batchrun",
+            "submit",
+            "work:picky_pipeline",
+            "-i",
+            "in.parquet",
+            "-c",
+            "inline",
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from batchrun.cluster import Connection, active_client, open_cluster, start_local, wrap
+from batchrun.cluster.connect import Connection, active_client, open_cluster, start_local, wrap
+from batchrun.cluster.local import close_local_clusters, local_cluster
 from batchrun.config import Settings, load_settings
 from batchrun.errors import ClusterError, UsageError
-from batchrun.local_cluster import close_local_clusters, local_cluster
 from batchrun.resources import Worker
 
 pytestmark = pytest.mark.cluster
@@ -60,7 +60,7 @@ def test_workers_have_the_names_threads_memory_and_tags_of_their_groups(groups: 
     highmem = found["highmem-0"]
     assert (highmem.threads, highmem.memory, highmem.tags) == (2, 500 * 2**20, {"HIGHMEM": 1, "GPU": 2})
     assert found["standard-0"].tags == {}
-    assert "2 × (1 thread, MEMORY: 300 MiB)" in groups.description
+    assert groups.description == "local cluster: 2 standard, 1 highmem"
 
 
 def test_every_worker_advertises_its_memory_to_dask(groups: Connection) -> None:
@@ -182,7 +182,7 @@ def test_a_closed_client_is_refused(tmp_path: Path) -> None:
 DRIVER = """
 import os, sys, time
 from batchrun.config import load_settings
-from batchrun.local_cluster import local_cluster
+from batchrun.cluster.local import local_cluster
 
 if __name__ == "__main__":
     connection = local_cluster(load_settings({path!r}))
@@ -287,7 +287,7 @@ def test_a_script_needs_no_main_guard_and_is_not_run_again_by_its_workers(tmp_pa
     script.write_text(
         "from pathlib import Path\n"
         "from batchrun.config import load_settings\n"
-        "from batchrun.local_cluster import local_cluster\n"
+        "from batchrun.cluster.local import local_cluster\n"
         "folder = Path(__file__).parent\n"
         "with (folder / 'times').open('a') as file: file.write('once ')\n"
         "def double(x): return 2 * x\n"

@@ -58,7 +58,9 @@ def test_two_stages_that_together_pass_the_memory_of_a_worker_never_overlap(clus
 
 
 def test_all_workers_take_part(cluster):
-    report = run_pipeline(Pipeline("p", split=by_rows(1), stages=[solve]), TABLE, cluster=cluster, progress=False)
+    report = run_pipeline(
+        Pipeline("p", split=by_rows(1), stages=[solve]), TABLE, cluster=cluster, progress=False
+    )
 
     assert set(report.results()["solved_by"]) == {"standard-0", "standard-1", "highmem-0"}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrun.config import Settings, json_schema, load_settings, settings_for_address
-from batchrun.config_file import FILES, ConnectSettings, LocalSettings, WorkerGroup
+from batchrun.config.file import FILES, ConnectSettings, LocalSettings, WorkerGroup
 from batchrun.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent

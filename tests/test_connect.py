@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
-from batchrun.cluster import Connection, active_client, connect, version_differences, wrap
+from batchrun.cluster.connect import Connection, active_client, connect, version_differences, wrap
+from batchrun.cluster.executor import DaskExecutor
+from batchrun.cluster.versions import compare_versions, require_fit
 from batchrun.config import load_settings, settings_for_address
-from batchrun.dask_executor import DaskExecutor
 from batchrun.errors import ClusterError, ClusterUnreachableError, VersionMismatchError
 from batchrun.executor import Placement, Signal, TaskDone, TaskLost
 from batchrun.resources import Demand
 from batchrun.testing import ExecutorContract, collect, task_for
-from batchrun.versions import compare_versions, require_fit
 
 pytestmark = pytest.mark.cluster
 

@@ -13,16 +13,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distributed import Worker
 
-from batchrun import dask_regroup
-from batchrun.cluster import Connection, start_local
+from batchrun.cluster import regroup as dask_regroup
+from batchrun.cluster.connect import Connection, start_local
+from batchrun.cluster.executor import DaskExecutor
 from batchrun.config import load_settings
-from batchrun.dask_executor import DaskExecutor
 from batchrun.data.load import load
 from batchrun.data.regroup import group_codes, keys_of
 from batchrun.data.source import Source, open_source
 from batchrun.data.table import to_frame
-from batchrun.errors import BatchrunError, InputError
+from batchrun.errors import BatchrunError, ClusterError, InputError
 from batchrun.split import by_rows
 
 pytestmark = pytest.mark.cluster
@@ -124,7 +125,7 @@ def test_every_partition_has_a_label_that_dask_sends_there(partitions: int) -> N
     assert sorted(partitioning_index(labels, partitions).tolist()) == list(range(partitions))
 
 
-def test_data_larger_than_the_memory_of_all_workers_passes(
+def test_data_larger_than_the_memory_of_all_workers_together_passes(
     executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_regroup, "PIECE_BYTES", 16 * 2**20)
@@ -141,6 +142,26 @@ def test_data_larger_than_the_memory_of_all_workers_passes(
     assert regrouped.rows == source.rows
     keys = load(replace(regrouped, columns=("key",)).slice(0, regrouped.rows))
     assert_groups_are_whole(keys, ("key",), regrouped)
+
+
+def test_workers_that_are_all_out_of_memory_are_not_waited_for(
+    executor: DaskExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pause(dask_worker: Worker) -> None:
+        dask_worker.memory_manager.memory_pause_fraction = 0.01
+
+    def go_on(dask_worker: Worker) -> None:
+        dask_worker.memory_manager.memory_pause_fraction = 0.8
+
+    monkeypatch.setattr(dask_regroup, "_PAUSED_SECONDS", 1.0)
+    source = planned(mixed(1000), tmp_path)
+    client = executor._client
+    client.run(pause)
+    try:
+        with pytest.raises(ClusterError, match="every worker has reached 80 % of its memory"):
+            executor.regroup(source, ("pit",), str(tmp_path / "grouped"))
+    finally:
+        client.run(go_on)
 
 
 def test_input_that_disappears_is_an_input_error(executor: DaskExecutor, tmp_path: Path) -> None:

@@ -57,11 +57,7 @@ def test_a_function_must_take_a_frame_and_nothing_else_by_position():
     with pytest.raises(PipelineError, match="takes no frame"):
         Stage(lambda: None)
     with pytest.raises(PipelineError, match="`rate`; put a"):
-
-        def two(chunk, rate):
-            return chunk
-
-        Stage(two)
+        Stage(lambda chunk, rate: chunk)
 
 
 def test_the_frame_type_is_read_from_the_annotation_even_if_it_cannot_be_imported():
@@ -123,7 +119,7 @@ def test_a_parameter_without_a_default_must_be_given():
 
 
 def test_a_parameter_that_json_cannot_hold_is_refused():
-    def stage(chunk, *, table: pd.DataFrame = None):  # noqa: RUF013
+    def stage(chunk, *, table: pd.DataFrame = None):
         return chunk
 
     with pytest.raises(ParameterError, match="JSON"):

@@ -156,7 +156,9 @@ class TestGroups:
         shuffled = TABLE.sample(frac=1, random_state=5)
         results = run(size, shuffled, split=by_group("group")).results()
 
-        assert sorted(results.itertuples(index=False, name=None)) == sorted(TABLE.groupby("group").size().items())
+        assert sorted(results.itertuples(index=False, name=None)) == sorted(
+            TABLE.groupby("group").size().items()
+        )
         assert len(results) == TABLE["group"].nunique()
 
     def test_share_a_chunk_when_they_are_small(self):

@@ -29,7 +29,9 @@ def attempt(chunk: int, outcome: Outcome = Outcome.SUCCEEDED, error: ErrorRecord
 
 
 def test_a_run_is_read_back_as_it_was_written(url):
-    error = ErrorRecord("ValueError", "no", "Traceback …", ("ValueError", "Exception"), "ValueError at s.py:1")
+    error = ErrorRecord(
+        "ValueError", "no", "Traceback …", ("ValueError", "Exception"), "ValueError at s.py:1"
+    )
     written = record(params={"late_after": 15.0}, error=error, stages=[{"name": "a", "resources": {}}])
 
     with RunStore(url) as store:

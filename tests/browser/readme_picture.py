@@ -16,7 +16,7 @@ import pandas as pd
 from playwright.sync_api import Page, sync_playwright
 
 from batchrun import run_pipeline
-from batchrun.cluster import close_local_clusters
+from batchrun.cluster.connect import close_local_clusters
 from batchrun.dashboard.message import RUNNING
 from batchrun.events import Event, RunStarted
 from pipelines.job_shop import OPERATIONS, schedules

@@ -58,7 +58,7 @@ def cluster_yaml(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "dashboard: 127.0.0.1:0\n"
     )
     yield str(path)
-    from batchrun.cluster import close_local_clusters
+    from batchrun.cluster.connect import close_local_clusters
 
     close_local_clusters()
 

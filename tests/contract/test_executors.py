@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.cluster import Connection, start_local
+from batchrun.cluster.connect import Connection, start_local
+from batchrun.cluster.executor import DaskExecutor
 from batchrun.config import load_settings
-from batchrun.dask_executor import DaskExecutor
 from batchrun.executor import Executor, InlineExecutor
 from batchrun.testing import ExecutorContract
 

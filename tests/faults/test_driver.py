@@ -124,9 +124,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_error_and_loses_nothing(project:
     project.answer("runs")  # the store is made while there is room
     pd.DataFrame({"x": range(40_000)}).to_parquet(project.folder / "in.parquet")
 
-    done = psutil.Popen(
-        [sys.executable, "-c", limit], cwd=project.folder, stdout=-1, stderr=-1, text=True
-    )
+    done = psutil.Popen([sys.executable, "-c", limit], cwd=project.folder, stdout=-1, stderr=-1, text=True)
     _, err = done.communicate(timeout=120)
 
     assert done.returncode == 1

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future, get_worker
 
-from batchrun.connection import Connection, list_workers, worker_facts
+from batchrun.cluster.connection import Connection, list_workers, worker_facts
 from batchrun.errors import ClusterError
 from batchrun.executor import Placement, Signal, TaskDone, TaskLost, WorkersChanged
 from batchrun.resources import Worker, format_bytes
@@ -183,7 +183,7 @@ class DaskExecutor:
                 "with this process; set `artifacts` in cluster.yaml to a folder or URL that all reach, or "
                 "sort the input by its groups, which needs no regrouping"
             )
-        from batchrun.dask_regroup import regroup_on_workers
+        from batchrun.cluster.regroup import regroup_on_workers
 
         return regroup_on_workers(self._client, source, columns, folder)
 
@@ -212,7 +212,7 @@ class DaskExecutor:
 
     def _shares(self, folder: str) -> bool:
         """Whether a worker of each host reads and writes in *folder* what the runner does."""
-        from batchrun.file_probe import probe
+        from batchrun.cluster.file_probe import probe
 
         one_of_each = {worker.host: worker.address for worker in self.workers()}
         return probe(self._client, folder, list(one_of_each.values()))

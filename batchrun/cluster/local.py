@@ -20,11 +20,11 @@ from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 from tornado.ioloop import PeriodicCallback
 
+from batchrun.cluster.connection import Connection, close_client, dashboard_of, list_workers, silence
+from batchrun.cluster.spawning import keep_main_out, let_main_in
 from batchrun.config import LocalSettings, WorkerGroup
-from batchrun.connection import Connection, close_client, dashboard_of, list_workers, silence
 from batchrun.errors import ClusterError, UsageError
-from batchrun.resources import MEMORY, describe_workers
-from batchrun.spawning import keep_main_out, let_main_in
+from batchrun.resources import MEMORY, summarize_workers
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
@@ -143,7 +143,7 @@ class _Warm:
 
         return Connection(
             client=client,
-            description=f"local cluster ({describe_workers(list_workers(client))})",
+            description=f"local cluster: {summarize_workers(list_workers(client))}",
             dashboard=dashboard_of(client) if self.settings.dashboard else "",
             local=True,
             closing=close,
@@ -211,6 +211,11 @@ def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
         "preload_argv": [],
         "silence_logs": logging.ERROR,
         "death_timeout": 60,
+        "config": {
+            # A shuffle may buffer a gigabyte by default, whatever a worker has.
+            "distributed.p2p.comm.buffer": min(2**30, group.memory // 16),
+            "distributed.p2p.storage.buffer": min(100 * 2**20, group.memory // 16),
+        },
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from batchrun.config_file import (
+from batchrun.config.file import (
     FILE_NAME,
     FILES,
     ConnectFile,
@@ -25,7 +25,7 @@ from batchrun.config_file import (
     read_size,
     read_time,
 )
-from batchrun.config_source import Origin, parse_value, read_yaml
+from batchrun.config.source import Origin, parse_value, read_yaml
 from batchrun.errors import ConfigError, near_miss
 from batchrun.resources import format_bytes, format_seconds
 

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchrun.connection import list_workers
+from batchrun.cluster.connection import list_workers, worker_facts
 from batchrun.data.files import join, make_folder
 from batchrun.data.load import load
 from batchrun.data.regroup import RegroupedFile, assemble, labelled, partition_numbers, write_regrouped
 from batchrun.data.table import Slice, decode, encode
-from batchrun.errors import BatchrunError, ClusterError
+from batchrun.errors import BatchrunError, ClusterError, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from distributed import Client
+    from distributed import Client, Future
 
     from batchrun.data.source import Source
 
@@ -35,6 +36,8 @@ PIECE_BYTES = 128 * 2**20
 """Bytes of a piece of input and of an output partition, at most."""
 _MEMORY_SHARE = 1 / 10
 """The share of a worker thread's memory that a piece may take; it is held, cut and encoded at once."""
+_PAUSED_SECONDS = 30.0
+"""Seconds that all workers may be paused for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,42 @@ def regroup_on_workers(client: Client, source: Source, columns: Sequence[str], f
         for number, part in enumerate(parts)
     ]
     try:
-        written = [item for item in client.gather(client.compute(tasks)) if item is not None]
-    except BatchrunError:
+        written = _gather(client, client.compute(tasks))
+    except UsageError:
         raise
     except Exception as error:
+        reason = str(error) if isinstance(error, BatchrunError) else f"{type(error).__name__}: {error}"
         raise ClusterError(
             f"the rows could not be brought together by {', '.join(columns)} on the workers: "
-            f"{type(error).__name__}: {error}. Give the workers more memory or disk, or sort the input by "
+            f"{reason}. Give the workers more memory or disk, or sort the input by "
             "its groups, which needs no regrouping"
         ) from error
     schema = pa.ipc.read_schema(pa.py_buffer(written[0].schema))
     return assemble(source, schema, [item.file for item in written])
+
+
+def _gather(client: Client, futures: list[Future]) -> list[_Written]:
+    """What the workers wrote, empty partitions left out.
+
+    Raises ClusterError when all workers are paused for so long that none will go on: a shuffle cannot be
+    taken back piece by piece, and would wait for ever.
+    """
+    looked = last_running = time.monotonic()
+    try:
+        while not all(future.done() for future in futures):
+            if any(future.status == "error" for future in futures):
+                break
+            time.sleep(0.05)
+            if time.monotonic() - looked < 1:
+                continue
+            looked = time.monotonic()
+            if any(known.get("status") != "paused" for known in worker_facts(client).values()):
+                last_running = looked
+            elif looked - last_running > _PAUSED_SECONDS:
+                raise ClusterError("every worker has reached 80 % of its memory")
+        return [item for item in client.gather(futures) if item is not None]
+    finally:
+        client.cancel(futures)
 
 
 def _piece_bytes(client: Client) -> float:
@@ -138,6 +166,8 @@ def _packets(
     bounds = np.searchsorted(places[order], np.arange(len(labels) + 1))
     held = [place for place in range(len(labels)) if bounds[place] < bounds[place + 1]]
     rows = [encode(table.take(pa.array(order[bounds[place] : bounds[place + 1]]))) for place in held]
+    del table
+    pa.default_memory_pool().release_unused()  # Dask stops a worker by what its process holds
     return _frame([labels[place] for place in held], [number] * len(held), rows)
 
 
@@ -148,6 +178,7 @@ def _write(packets: pd.DataFrame, columns: tuple[str, ...], path: str) -> _Writt
     if not len(packets):
         return None
     packets = packets.sort_values("piece", kind="stable")
+    pa.default_memory_pool().release_unused()
     table = pa.concat_tables([decode(data) for data in packets["rows"]])
     return _Written(write_regrouped(table, columns, path), bytes(table.schema.serialize()))
 

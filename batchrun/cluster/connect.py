@@ -13,12 +13,12 @@ from distributed.comm import connect as open_comm
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster
 
+from batchrun.cluster.connection import Connection, close_client, dashboard_of, list_workers, silence
+from batchrun.cluster.local import close_local_clusters, local_cluster, start_local
+from batchrun.cluster.versions import PACKAGES, Difference, compare_versions, require_fit
 from batchrun.config import ConnectSettings, LocalSettings, settings_for_address
-from batchrun.connection import Connection, close_client, dashboard_of, list_workers, silence
 from batchrun.errors import ClusterError, ClusterUnreachableError, UsageError
-from batchrun.local_cluster import close_local_clusters, local_cluster, start_local
-from batchrun.resources import describe_workers
-from batchrun.versions import PACKAGES, Difference, compare_versions, require_fit
+from batchrun.resources import summarize_workers
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
@@ -141,7 +141,7 @@ def _checked_or_closed(client: Client, address: str, deadline: float | None) -> 
         warnings = require_fit(version_differences(client), address)
         return Connection(
             client=client,
-            description=f"Dask cluster at {address} ({describe_workers(list_workers(client))})",
+            description=f"Dask cluster at {address}: {summarize_workers(list_workers(client))}",
             dashboard=dashboard_of(client),
             warnings=warnings,
             closing=lambda: close_client(client),
