@@ -22,20 +22,9 @@ from batchrun.data.table import TableRef
 from batchrun.definition import Pipeline
 from batchrun.dispatch import Choice, Dispatcher, Waiting
 from batchrun.errors import BatchrunError, ClusterError
-from batchrun.events import (
-    AttemptEnded,
-    ChunkSettled,
-    ChunksPlaced,
-    ChunksPlanned,
-    ChunksRecalled,
-    Event,
-    Observer,
-    RetryScheduled,
-    RunStopping,
-    SlotsChanged,
-    SlotUse,
-)
+from batchrun.events import Observer
 from batchrun.executor import Executor, Placement, Signal, TaskDone, TaskLost
+from batchrun.narrator import Narrator
 from batchrun.outcome import Attempt, ErrorRecord, Outcome
 from batchrun.plan import Plan
 from batchrun.recovery import Retry, Tally, decide
@@ -139,8 +128,7 @@ class Runner:
         self._delayed: list[tuple[float, int, Waiting]] = []
         self._unmet_since: float | None = None
         self._stop_by: float | None = None
-        self._slots_at = float("-inf")
-        self._slots: tuple[SlotUse, ...] = ()
+        self._narrator = Narrator(self.run_id, self.observers, self.clock, self.settings.slots_every)
         self._serial = 0
 
     def stop(self) -> None:
@@ -150,12 +138,12 @@ class Runner:
     def run(self) -> None:
         """Run until every chunk is settled, or until there is a reason to stop."""
         self._dispatcher.set_workers(self.executor.workers())
-        self._say_planned()
-        self._tell_recalled()
+        self._narrator.planned(self.plan)
+        self._narrator.recalled(self.recalled)
         try:
             while not self._finished():
                 self._dispatch()
-                self._show_slots()
+                self._narrator.slots(self._dispatcher, self.plan, self.executor.workers)
                 for signal in self.executor.wait(self._patience()):
                     self._take(signal)
                 self._wake_delayed()
@@ -175,7 +163,7 @@ class Runner:
             self._stop_by = self.clock() + self.settings.stop_grace
             self._dispatcher.drop_waiting()
             self._delayed.clear()
-            self._tell(RunStopping(self.run_id, time.time(), len(self._running), self.settings.stop_grace))
+            self._narrator.stopping(len(self._running), self.settings.stop_grace)
         return self._stop_by
 
     def _finished(self) -> bool:
@@ -192,7 +180,7 @@ class Runner:
             return
         if not self.plan.left and not self._dispatcher.waiting and not self.plan.complete:
             self.plan.extend()
-            self._say_planned()
+            self._narrator.planned(self.plan)
         for chunk in self.plan.take(FEED):
             self._chunks[chunk] = _Progress()
             self._dispatcher.add(Waiting(chunk, 0, self.plan.size(chunk)))
@@ -210,9 +198,10 @@ class Runner:
             placements += [self._place(choice) for choice in choices]
         if placements:
             self.executor.submit(placements)
-            chunks = tuple(placement.task.chunk for placement in placements)
-            workers = tuple(self._running[placement.task.key].choice.worker.name for placement in placements)
-            self._tell(ChunksPlaced(self.run_id, time.time(), chunks, workers))
+            placed = [self._running[placement.task.key] for placement in placements]
+            self._narrator.placed(
+                [running.task.chunk for running in placed], [running.choice.worker.name for running in placed]
+            )
 
     def _place(self, choice: Choice) -> Placement:
         """Make the task of a choice."""
@@ -343,7 +332,7 @@ class Runner:
             alone = waiting.alone or outcome is Outcome.WORKER_LOST
             again = Waiting(waiting.chunk, waiting.leg, waiting.rows, avoid, alone)
             heapq.heappush(self._delayed, (self.clock() + decision.wait, waiting.chunk, again))
-            self._tell(RetryScheduled(self.run_id, time.time(), waiting.chunk, stage, decision.wait, error))
+            self._narrator.retry(waiting.chunk, stage, decision.wait, error)
             return
         self._give_up(waiting, stage, outcome, error)
 
@@ -391,48 +380,12 @@ class Runner:
 
     def _record(self, attempt: Attempt) -> None:
         self.recorder.attempt(attempt)
-        self._tell(AttemptEnded(self.run_id, time.time(), attempt))
+        self._narrator.ended(attempt)
 
     def _flush(self) -> None:
         settled, keys = self.recorder.flush(chunks=len(self.plan))
         self.executor.release(keys)
-        for chunk in settled:
-            self._tell(
-                ChunkSettled(
-                    self.run_id,
-                    time.time(),
-                    chunk.chunk,
-                    chunk.outcome,
-                    chunk.rows,
-                    chunk.rows_out,
-                    chunk.seconds,
-                )
-            )
-
-    def _say_planned(self) -> None:
-        plan = self.plan
-        self._tell(
-            ChunksPlanned(
-                self.run_id, time.time(), len(plan), plan.rows, plan.settled_chunks, plan.settled_rows
-            )
-        )
-
-    def _tell_recalled(self) -> None:
-        """Let observers know which chunks earlier sessions of the run settled."""
-        if self.recalled:
-            numbers, outcomes, rows = zip(
-                *((chunk.chunk, chunk.outcome, chunk.rows) for chunk in self.recalled), strict=True
-            )
-            self._tell(ChunksRecalled(self.run_id, time.time(), numbers, outcomes, rows))
-
-    def _show_slots(self) -> None:
-        if self.clock() - self._slots_at < self.settings.slots_every:
-            return
-        self._slots_at = self.clock()
-        slots = tuple(SlotUse(*row) for row in self._dispatcher.slots(behind=self.plan.left))
-        if slots != self._slots:
-            self._slots = slots
-            self._tell(SlotsChanged(self.run_id, time.time(), slots, len(self.executor.workers())))
+        self._narrator.settled(settled)
 
     def _patience(self) -> float:
         """Seconds that the runner may sleep if nothing happens."""
@@ -443,7 +396,3 @@ class Runner:
 
     def _first_stage(self, leg: int) -> str:
         return self.pipeline.stages[self.pipeline.legs[leg][0]].name
-
-    def _tell(self, event: Event) -> None:
-        for observer in self.observers:
-            observer(event)
