@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from batchrun.config import ConnectSettings, LocalSettings
 from batchrun.errors import ClusterError, VersionMismatchError
-from batchrun.resources import format_bytes
+from batchrun.resources import describe_workers, format_bytes
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
@@ -121,7 +121,7 @@ def _remote(settings: Settings) -> Iterator[Check]:
     with connection:
         workers = connection.workers()
         tags = sorted({tag for worker in workers for tag in worker.tags})
-        yield Check("cluster", True, connection.description)
+        yield Check("cluster", True, f"{settings.cluster.address}: {describe_workers(workers)}")
         yield Check(
             "tags",
             True if tags else None,
@@ -151,9 +151,11 @@ def _sqlite(path: Path) -> Check:
         parent = _existing(path.parent)
         if parent.is_dir() and os.access(parent, os.W_OK):
             return Check("store", True, f"{path} will be made by the first run")
-        return Check("store", False, f"{path} cannot be made: {parent} is not writable", _ELSEWHERE)
+        why = "is not writable" if parent.is_dir() else "is a file"
+        return Check("store", False, f"{path} cannot be made: {parent} {why}", _ELSEWHERE)
     try:
-        head = path.open("rb").read(16)
+        with path.open("rb") as file:
+            head = file.read(16)
     except OSError as error:
         return Check("store", False, f"{path} cannot be read: {error}", _ELSEWHERE)
     if head and not head.startswith(b"SQLite format 3"):
@@ -170,6 +172,8 @@ def _disk(root: str) -> Check:
     if "://" in root:
         return _remote_root(root)
     folder = _existing(Path(root))
+    if not folder.is_dir():
+        return Check("disk", False, f"{folder} is a file", "set `artifacts` in cluster.yaml to a folder")
     if not os.access(folder, os.W_OK):
         advice = "change its permissions, or set `artifacts` in cluster.yaml"
         return Check("disk", False, f"{folder} is not writable", advice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import platform
 import re
 import secrets
@@ -16,7 +17,7 @@ from batchrun.config import RunSettings, Settings, load_settings, settings_for_a
 from batchrun.data import files
 from batchrun.data.source import Source, open_source
 from batchrun.definition import Pipeline, Stage, as_pipeline
-from batchrun.errors import PipelineError, UsageError
+from batchrun.errors import PipelineError, RunNotFoundError, UsageError
 from batchrun.events import Observer
 from batchrun.executor import Executor, InlineExecutor
 from batchrun.loading import load_pipeline
@@ -32,6 +33,8 @@ from batchrun.store.runs import RunRecord, RunStore
 from batchrun.worker.program import pickle_program
 
 __all__ = ["open_report", "resume_run", "run_pipeline"]
+
+logger = logging.getLogger("batchrun")
 
 
 def run_pipeline(
@@ -200,6 +203,8 @@ class _Opener:
         named = target is None or isinstance(target, (str, Path, Settings))
         connection = open_cluster(self._settings) if named else wrap(target)
         self._stack.callback(connection.close)
+        for warning in connection.warnings:
+            logger.warning("%s", warning)
         return DaskExecutor(connection, shared_folder=self._settings.artifact_root)
 
 
@@ -359,7 +364,9 @@ def _check_abandoned(record: RunRecord) -> None:
 
 def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) -> None:
     """Leave nothing behind of a run that was refused before it was recorded."""
-    if not any(record.run_id == run_id for record in store.list(limit=5)):
+    try:
+        store.find(run_id)
+    except RunNotFoundError:
         files.remove_folder(folder.path)
 
 

@@ -43,6 +43,7 @@ def scripted(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame | None:
     ``kill``                kills its own process
     ``sleep=0.5``           sleeps so many seconds first
     ``large=1000000``       gives a result with so many bytes
+    ``hoard=1000000``       fills so many bytes of memory and sleeps
     ======================  ==========================================================
 
     Args:
@@ -326,6 +327,10 @@ def _do(word: str, amount: str, *, row: object) -> bytes:
         _kill_this_process()
     if word == "sleep":
         time.sleep(float(amount))
+    if word == "hoard":
+        hoard = bytearray(os.urandom(4096) * (int(amount) // 4096))
+        time.sleep(60)
+        del hoard
     if word == "large":
         return os.urandom(int(amount))
     if word not in ("ok", "sleep"):

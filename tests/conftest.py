@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from batchrun.config import Settings, load_settings
+from tests.chromium import chromium
+
+__all__ = ["chromium"]
 
 CLUSTER = """\
 kind: local

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,10 @@ from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipel
 from batchrun.outcome import Outcome
 from batchrun.render.html import render_html, write_html
 from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, timeline
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 
 SCRIPT = "</script><script>window.harmed=1</script><img src=x onerror=window.harmed=1>"
 
@@ -145,17 +149,12 @@ def test_the_file_appears_whole_at_the_path_and_the_path_is_given_back(tmp_path:
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
-    hostile: str, tmp_path: Path, scheme: str
+    hostile: str, tmp_path: Path, scheme: str, chromium: Browser
 ):
-    from playwright.sync_api import sync_playwright
-
     (tmp_path / "page.html").write_text(hostile, encoding="utf-8")
     problems: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        shown = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 1000}).new_page()
+    with chromium.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 1000}) as context:
+        shown = context.new_page()
         shown.on("pageerror", lambda error: problems.append(str(error)))
         shown.on("console", lambda message: message.type == "error" and problems.append(message.text))
         shown.on("request", lambda request: request.url.startswith("http") and problems.append(request.url))
@@ -174,20 +173,7 @@ def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
         assert "try 1" in tip.inner_text()
         assert shown.evaluate("window.harmed") is None
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1200
-        browser.close()
     assert problems == []
-
-
-def chromium() -> str:
-    """The path of an installed browser; on a laptop without one the test is skipped, in CI it fails."""
-    import os
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("Chromium is not installed, and CI must have it")
-        pytest.skip("Chromium is not installed")
-    return found
 
 
 def attempts(number: int, workers: int = 4, *, seed: int = 0) -> pd.DataFrame:

@@ -248,7 +248,7 @@ class TestFailure:
         assert report.failures.iloc[0]["error_type"] == "SystemExit"
 
     def test_with_an_error_that_cannot_be_read_or_pickled_is_recorded_all_the_same(self):
-        class Nasty(Exception):
+        class NastyError(Exception):
             def __init__(self):
                 self.held = lambda: None
 
@@ -256,11 +256,11 @@ class TestFailure:
                 raise RuntimeError("no text")
 
         def nasty(chunk: pd.DataFrame) -> pd.DataFrame:
-            raise Nasty
+            raise NastyError
 
         report = run(Pipeline("nasty", split=by_rows(20), stages=[Stage(nasty, retry=NO_RETRY)]))
 
-        assert report.failures.iloc[0]["error_type"].endswith("Nasty")
+        assert report.failures.iloc[0]["error_type"].endswith("NastyError")
 
     def test_of_combine_keeps_the_parts_and_fails_the_run(self):
         def combine(parts):

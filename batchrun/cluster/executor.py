@@ -118,6 +118,8 @@ class DaskExecutor:
             raise ClusterError("submit was called before prepare")
         if not placements:
             return
+        if any(placement.worker not in self._advertised for placement in placements):
+            self.workers()
         self._batches += 1
         blobs = {placement.task.key: pickle.dumps(placement.task) for placement in placements}
         self._scatter_large(placements, blobs)

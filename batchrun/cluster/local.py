@@ -215,6 +215,9 @@ def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
             # A shuffle may buffer a gigabyte by default, whatever a worker has.
             "distributed.p2p.comm.buffer": min(2**30, group.memory // 16),
             "distributed.p2p.storage.buffer": min(100 * 2**20, group.memory // 16),
+            # A paused worker keeps its tasks and never starts them: a stage that leaves much memory behind
+            # would hang its run. Past 95 % the nanny ends the worker, which is seen and recovered from.
+            "distributed.worker.memory.pause": False,
         },
     }
 

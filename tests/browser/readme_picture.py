@@ -20,7 +20,7 @@ from batchrun.cluster.connect import close_local_clusters
 from batchrun.dashboard.message import RUNNING
 from batchrun.events import Event, RunStarted
 from pipelines.job_shop import OPERATIONS, schedules
-from tests.browser.conftest import CHROMIUM_OPTIONS, find_chromium
+from tests.chromium import CHROMIUM_OPTIONS, find_chromium
 
 VARIANTS = 5
 SETTLED = 64

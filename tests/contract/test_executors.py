@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from batchrun.cluster.connect import Connection, start_local
 from batchrun.cluster.executor import DaskExecutor
 from batchrun.config import load_settings
-from batchrun.executor import Executor, InlineExecutor
-from batchrun.testing import ExecutorContract
+from batchrun.executor import Executor, InlineExecutor, Placement, TaskLost
+from batchrun.testing import ExecutorContract, collect, task_for
 
 CLUSTER = """
 workers:
@@ -49,3 +51,16 @@ class TestDaskExecutor(ExecutorContract):
         executor.prepare(self.program(str(tmp_path / "tries")))
         yield executor
         executor.close()
+
+    def test_a_worker_that_passes_its_memory_limit_is_named_with_what_it_held(
+        self, executor: Executor
+    ) -> None:
+        worker = executor.workers()[0]
+        rows = pd.DataFrame({"id": ["greedy"], "do": ["hoard=600000000:1"]})
+        task = task_for(rows)
+        executor.submit([Placement(task, worker.address)])
+        lost = collect(executor, [task.key])[task.key]
+        assert isinstance(lost, TaskLost)
+        assert re.fullmatch(
+            rf"worker {worker.name} was ended at \d+ MiB because it passed its memory limit", lost.reason
+        )
