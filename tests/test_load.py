@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -314,3 +317,23 @@ def test_file_urls_are_local_paths(tmp_path: Path) -> None:
 def test_a_url_of_an_unknown_protocol_says_so() -> None:
     with pytest.raises(StoreError, match="nosuch://x cannot be opened"):
         files.read_bytes("nosuch://x")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts mapped pages by /proc")
+def test_a_slice_that_is_let_go_takes_its_mapped_pages_along(tmp_path):
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    frame = pd.DataFrame({f"c{number}": np.arange(2_000_000, dtype="float64") for number in range(8)})
+    source = open_source(
+        frame, columns=None, split=by_rows(1), spool=str(tmp_path), regroup=None, in_memory_limit=2**40
+    )
+    del frame
+    before = resident()
+
+    for start in range(0, source.rows, 100_000):
+        table = load(source.slice(start, start + 100_000))
+        assert sum(float(pc.sum(column).as_py()) for column in table.columns) > 0
+        del table
+
+    assert resident() - before < 40 * 2**20 < source.rows * source.bytes_per_row

@@ -62,7 +62,7 @@ def read_stored(path: str) -> pa.Table:
     import pyarrow as pa
 
     try:
-        file = open_arrow(path)
+        file = open_arrow(path, keep=False)
         batches = [file.batch(number) for number in range(file.blocks)]
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
@@ -112,7 +112,7 @@ def _read_parquet(part: Part, columns: tuple[str, ...] | None) -> pa.Table:
 def _read_arrow(part: Part, columns: tuple[str, ...] | None) -> pa.Table:
     import pyarrow as pa
 
-    file = open_arrow(part.path, columns)
+    file = open_arrow(part.path, columns, keep=False)
     batches = [file.batch(part.first_block + number) for number in range(part.blocks)]
     table = _together([pa.Table.from_batches([batch]) for batch in batches])
     if columns is not None and table.column_names != list(columns):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchrun.data.files import open_for_reading, stamp
+from batchrun.data.files import is_local, open_for_reading, stamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,16 +163,21 @@ _parquet = _Opened(_MOST_FILES)
 _decoded = _Decoded(_MOST_DECODED)
 
 
-def open_arrow(path: str, columns: tuple[str, ...] | None = None) -> ArrowFile:
+def open_arrow(path: str, columns: tuple[str, ...] | None = None, *, keep: bool = True) -> ArrowFile:
     """An Arrow IPC file, limited to *columns*, opened now or before.
+
+    Without *keep* a local file is mapped anew, and its pages go with the tables that are read from it. Pages
+    of a mapping that stays count as memory of the process: a worker that reads slice after slice of one large
+    file would be ended for memory that it does not hold.
 
     Raises OSError or a pyarrow error if it is missing or not such a file, KeyError for a missing column.
     """
     import pyarrow as pa
 
-    mark = stamp(path)
+    keep = keep or not is_local(path)
+    mark = stamp(path) if keep else ""
     key = (path, columns)
-    file = _arrow.get(key, mark)
+    file = _arrow.get(key, mark) if keep else None
     if file is None:
         reader = pa.ipc.open_file(open_for_reading(path))
         if columns is not None and list(columns) != reader.schema.names:
@@ -181,7 +186,8 @@ def open_arrow(path: str, columns: tuple[str, ...] | None = None) -> ArrowFile:
                 options = pa.ipc.IpcReadOptions(included_fields=wanted)
                 reader = pa.ipc.open_file(open_for_reading(path), options=options)
         file = ArrowFile(reader)
-        _arrow.put(key, mark, file)
+        if keep:
+            _arrow.put(key, mark, file)
     return file  # type: ignore[no-any-return]
 
 
