@@ -304,6 +304,8 @@ def _session(
             small_result=run.small_result,
             stop_after_alike=run.stop_after_alike,
             look_ahead=run.look_ahead,
+            workers_timeout=run.workers_timeout,
+            stop_grace=run.stop_grace,
         ),
         observers=observers,
     )

@@ -23,8 +23,11 @@ from batchrun import (
     resume_run,
     run_pipeline,
 )
+from batchrun.config import load_settings
 from batchrun.errors import InputError, ParameterError, PipelineError, RunFailedError
 from batchrun.events import ChunkSettled, RunEnded, RunStarted
+from batchrun.executor import InlineExecutor, WorkersChanged
+from batchrun.resources import Demand
 
 TABLE = pd.DataFrame({"x": range(20), "group": list("aabbbcccccddeeeeffff")})
 NO_RETRY = RetryPolicy(attempts=1)
@@ -356,3 +359,36 @@ def test_a_pipeline_of_a_notebook_is_resumed_with_itself_only():
 
     with pytest.raises(PipelineError, match="resume_run"):
         resume_run("last", cluster="inline", progress=False)
+
+
+class WorkersLeave(InlineExecutor):
+    """An executor whose worker goes away for good after its first task, as when a machine is switched off."""
+
+    left = False
+
+    def workers(self):
+        return () if self.left else super().workers()
+
+    def wait(self, timeout):
+        signals = super().wait(timeout)
+        if signals:
+            self.left = True
+            return [*signals, WorkersChanged()]
+        return signals
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_whose_workers_stay_away_is_given_up_and_says_what_is_missing():
+    report = run_pipeline(
+        Pipeline("lonely", split=by_rows(5), stages=[Stage(double, resources={"HIGHMEM": 1})]),
+        TABLE,
+        cluster=WorkersLeave([Demand(tags={"HIGHMEM": 1})]),
+        settings=load_settings(overrides={"run.workers_timeout": "100ms"}),
+        progress=False,
+    )
+
+    assert_conserved(report)
+    assert report.state is RunState.FAILED
+    assert (report.rows_solved, report.rows_cancelled) == (5, 15)
+    assert report.error is not None
+    assert "no worker with HIGHMEM: 1" in report.error.message

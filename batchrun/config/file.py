@@ -143,6 +143,10 @@ class RunSettings(_Section):
     look_ahead: Time = 0.25
     """Work that may wait on a worker's thread beside the chunk that it runs, in measured time; chunks that
     take longer are handed out one by one."""
+    workers_timeout: Time = 60.0
+    """How long a run waits for a worker that can meet a waiting demand, when none is left."""
+    stop_grace: Time = 5.0
+    """How long chunks that run may go on after a first Ctrl-C."""
 
 
 class LocalSettings(_Section):

@@ -188,7 +188,8 @@ def open_arrow(path: str, columns: tuple[str, ...] | None = None, *, keep: bool 
         file = ArrowFile(reader)
         if keep:
             _arrow.put(key, mark, file)
-    return file  # type: ignore[no-any-return]
+    opened: ArrowFile = file
+    return opened
 
 
 def open_parquet(path: str) -> ParquetFile:
