@@ -93,18 +93,7 @@ def run_pipeline(
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         opener = _Opener(cluster, settings, pipe, stack)
         stack.callback(_discard_unless_recorded, store, run_id, folder)
-        if opener.remote:
-            opener.executor()
-        source = open_source(
-            data,
-            columns=pipe.input_columns(),
-            split=pipe.split,
-            spool=folder.spool,
-            regroup=lambda *arguments: opener.executor().regroup(*arguments),
-        )
-        executor = opener.executor()
-        check_demands(pipe, executor.workers())
-        source.save(folder.source)
+        source, executor = _prepare(pipe, data, folder, opener)
         store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
         watching = [*observers, *stack.enter_context(_displays(progress, executor))]
         session = _session(run_id, pipe, bound.record, source, folder, store, executor, settings, watching)
@@ -225,6 +214,23 @@ def _settings(cluster: Any) -> Settings:
             'a Dask client, or "inline"'
         )
     return load_settings()
+
+
+def _prepare(pipeline: Pipeline, data: Any, folder: RunFolder, opener: _Opener) -> tuple[Source, Executor]:
+    """Plan the input and open the executor, the one that is more likely to fail first."""
+    if opener.remote:
+        opener.executor()
+    source = open_source(
+        data,
+        columns=pipeline.input_columns(),
+        split=pipeline.split,
+        spool=folder.spool,
+        regroup=lambda *arguments: opener.executor().regroup(*arguments),
+    )
+    executor = opener.executor()
+    check_demands(pipeline, executor.workers())
+    source.save(folder.source)
+    return source, executor
 
 
 def _new_run_id(pipeline: Pipeline) -> str:

@@ -168,11 +168,16 @@ class TestPublisher:
         assert board.get("r").codes.tolist() == [WAITING, *[code_of(Outcome.SUCCEEDED)] * 2]
 
     def test_closing_twice_or_without_a_run_is_harmless(self):
-        publisher = Publisher(lambda values: None)
-        publisher.close()
+        sent = []
+        Publisher(sent.append).close()
+        assert sent == []
+        publisher = Publisher(sent.append)
         publisher(started())
         publisher.close()
+        told = len(sent)
+        assert told > 0
         publisher.close()
+        assert len(sent) == told
 
     def test_a_chunk_runs_from_its_placement_to_the_end_of_the_attempt(self):
         placed = (
