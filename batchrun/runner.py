@@ -122,6 +122,9 @@ class Runner:
         self._demands = [self.pipeline.stages[leg[0]].demand for leg in legs]
         self._dispatcher = Dispatcher(self._demands, self.settings.look_ahead)
         self._tally = Tally(self.settings.stop_after_alike or sys.maxsize)
+        if self.recalled:  # they went through every stage
+            for stage in self.pipeline.stages:
+                self._tally.passed(stage.name)
         self._chunks: dict[int, _Progress] = {}
         self._running: dict[str, _Running] = {}
         self._by_worker: dict[str, set[str]] = {}

@@ -60,12 +60,13 @@ class Session:
         started = time.time()
         settled = [chunk for chunk in self.store.settled(self.run_id) if chunk.outcome.solved]
         runner = self._runner(settled)
-        self.store.update(
+        self.store.reopen(
             self.run_id,
             state=RunState.RUNNING,
             started=started,
             ended=None,
             error=None,
+            combined=None,
             heartbeat=started,
             driver=driver_name(),
             cluster=self.executor.description,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -20,12 +22,13 @@ from batchrun import (
     by_file,
     by_group,
     by_rows,
+    open_report,
     resume_run,
     run_pipeline,
 )
 from batchrun.config import load_settings
 from batchrun.errors import InputError, ParameterError, PipelineError, RunFailedError
-from batchrun.events import ChunkSettled, RunEnded, RunStarted
+from batchrun.events import AttemptEnded, ChunkSettled, RunEnded, RunStarted
 from batchrun.executor import InlineExecutor, WorkersChanged
 from batchrun.resources import Demand
 
@@ -359,6 +362,47 @@ def test_a_pipeline_of_a_notebook_is_resumed_with_itself_only():
 
     with pytest.raises(PipelineError, match="resume_run"):
         resume_run("last", cluster="inline", progress=False)
+
+
+def bad_rows(chunk: pd.DataFrame) -> pd.DataFrame:
+    if chunk["x"].iloc[0] >= 4:
+        raise ValueError("from four on all is bad")
+    return chunk
+
+
+BAD_ROWS = Pipeline("bad-rows", split=by_rows(2), stages=[Stage(bad_rows, retry=NO_RETRY)], combine=pd.concat)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_resumed_run_in_which_only_bad_chunks_are_left_is_not_taken_for_a_broken_one():
+    first = run(BAD_ROWS)
+    assert (first.state, first.rows_solved, first.rows_quarantined) == (RunState.PARTIAL, 4, 16)
+
+    again = resume_run("last", pipeline=BAD_ROWS, cluster="inline", progress=False)
+
+    assert_conserved(again)
+    assert (again.state, again.rows_solved, again.rows_quarantined) == (RunState.PARTIAL, 4, 16)
+    assert len(again.attempts) == 10 + 8
+    assert again.results()["x"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_resumed_run_that_is_stopped_counts_what_it_did_not_reach_as_cancelled_once():
+    run(BAD_ROWS)
+
+    def interrupt(event):
+        if isinstance(event, AttemptEnded):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="resume_run"):
+        resume_run("last", pipeline=BAD_ROWS, cluster="inline", progress=False, observers=[interrupt])
+
+    stopped = open_report("last")
+    assert_conserved(stopped)
+    assert stopped.state is RunState.CANCELLED
+    assert stopped.rows_solved == 4
+    assert stopped.rows_cancelled == 16
+    assert len(stopped.attempts) == 10 + 1
 
 
 class WorkersLeave(InlineExecutor):

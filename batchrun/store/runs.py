@@ -142,6 +142,17 @@ class RunStore:
         with self._begin() as connection:
             connection.execute(schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes))
 
+    def reopen(self, run_id: str, **changes: Any) -> None:
+        """Begin a session: chunks without a result are no longer settled, and fields of the run change.
+
+        Their attempts stay on record.
+        """
+        table = schema.chunks
+        solved = [outcome.value for outcome in Outcome if outcome.solved]
+        with self._begin() as connection:
+            connection.execute(table.delete().where(table.c.run_id == run_id, table.c.outcome.not_in(solved)))
+            connection.execute(schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes))
+
     def commit(
         self, run_id: str, attempts: Sequence[Attempt], settled: Sequence[SettledChunk], **changes: Any
     ) -> None:
