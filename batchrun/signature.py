@@ -7,10 +7,13 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from batchrun.context import ChunkContext
 from batchrun.errors import ParameterError, PipelineError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["FrameKind", "Signature", "read_signature", "validate"]
 
@@ -81,38 +84,63 @@ def _frame_kind(annotation: Any) -> FrameKind:
 def validate(
     pipeline_name: str, signature: Signature, params: Mapping[str, Any], record: dict[str, Any]
 ) -> dict[str, Any]:
-    """Keyword arguments for one function; their JSON form goes into *record*."""
-    from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+    """Keyword arguments for one function; their JSON form goes into *record*.
+
+    A value that equals the JSON form of the default is the default, so that what was recorded of it leads
+    back to it, even where it is an object that JSON does not know.
+    """
+    from pydantic import PydanticSchemaGenerationError, ValidationError
 
     arguments: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
-        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
-        if isinstance(annotation, str):
-            annotation = Any
-        given = name in params
-        if not given and parameter.default is parameter.empty:
+        has_default = parameter.default is not parameter.empty
+        default = _default_as_json(parameter) if has_default else None
+        if has_default and (name not in params or _same(params[name], default)):
+            arguments[name], record[name] = parameter.default, default
+            continue
+        if name not in params:
             raise ParameterError(
                 f"pipeline `{pipeline_name}` needs the parameter `{name}`; pass it in params"
             )
-        value = params[name] if given else parameter.default
         try:
-            try:
-                adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
-            except Exception:  # a dataclass or model brings its own configuration, and refuses another
-                adapter = TypeAdapter(annotation)
-            if given:
-                value = adapter.validate_python(value)
-            record[name] = adapter.dump_python(value, mode="json")
+            adapter = _adapter(parameter)
+            arguments[name] = adapter.validate_python(params[name])
+            record[name] = adapter.dump_python(arguments[name], mode="json")
         except ValidationError as error:
             first = error.errors()[0]
             raise ParameterError(
-                f"parameter `{name}` of pipeline `{pipeline_name}` cannot be {value!r}: "
+                f"parameter `{name}` of pipeline `{pipeline_name}` cannot be {params[name]!r}: "
                 f"{first['msg'][0].lower()}{first['msg'][1:]}"
             ) from error
         except (PydanticSchemaGenerationError, ValueError, TypeError) as error:
             raise ParameterError(
                 f"parameter `{name}` of pipeline `{pipeline_name}` is of a kind that JSON cannot hold: "
-                f"{annotation}"
+                f"{parameter.annotation}"
             ) from error
-        arguments[name] = value
     return arguments
+
+
+def _adapter(parameter: inspect.Parameter) -> TypeAdapter[Any]:
+    """What validates values of the parameter and turns them into JSON."""
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+
+    annotation = parameter.annotation
+    if annotation is parameter.empty or isinstance(annotation, str):
+        annotation = Any
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+    except PydanticUserError:  # a dataclass or model brings its own configuration, and refuses another
+        return TypeAdapter(annotation)
+
+
+def _default_as_json(parameter: inspect.Parameter) -> Any:
+    """The default as JSON, or its description where it is nothing that JSON can hold."""
+    try:
+        return _adapter(parameter).dump_python(parameter.default, mode="json", warnings=False)
+    except Exception:
+        return repr(parameter.default)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; True is not 1."""
+    return type(one) is type(other) and one == other

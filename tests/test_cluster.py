@@ -279,6 +279,7 @@ def test_a_worker_that_holds_the_interpreters_lock_ends_with_its_driver(tmp_path
         until(lambda: any(worker.cpu_percent(0.2) > 40 for worker in workers))
         process.kill()
         until(lambda: gone(family), seconds=15)
+        assert gone(family)
 
 
 def test_a_script_needs_no_main_guard_and_is_not_run_again_by_its_workers(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import json
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
@@ -108,6 +109,19 @@ def test_parameters_are_validated_and_recorded_as_json():
 def test_a_wrong_parameter_is_refused_by_name(params, said):
     with pytest.raises(ParameterError, match=said):
         Pipeline("p", split=by_rows(1), stages=[small]).bind(params)
+
+
+def test_a_default_that_json_does_not_know_survives_being_recorded():
+    nothing = object()
+
+    def stage(chunk, *, sort=nothing, table: pd.DataFrame = None):
+        return chunk
+
+    made = Pipeline("p", split=by_rows(1), stages=[stage])
+    first = made.bind({})
+    json.dumps(first.record)
+
+    assert made.bind(first.record).stages == ({"sort": nothing, "table": None},)
 
 
 def test_a_parameter_without_a_default_must_be_given():

@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.cluster]
 
 SUCCEEDED, FAILED = code_of(Outcome.SUCCEEDED), code_of(Outcome.FAILED)
 SCRIPT = "<script>alert(1)</script>"
+expect = pytest.importorskip("playwright.sync_api").expect
+
 PATIENCE = 30_000
 """Milliseconds that a browser waits for what must come."""
 
@@ -121,16 +123,16 @@ def test_a_run_is_followed_from_its_first_chunk_to_its_end(background, cluster_y
     codes = shown(tab)
     assert codes[:5] == [SUCCEEDED, SUCCEEDED, FAILED, SUCCEEDED, SUCCEEDED]
     assert codes.count(RUNNING) >= 1
-    tab.get_by_text("1 of 1 in use").last.wait_for(timeout=PATIENCE)
-    tab.get_by_text("4 waiting").last.wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("1 of 1 in use").last).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("4 waiting").last).to_be_visible(timeout=PATIENCE)
     before = tab.screenshot()
 
     report = run.finish()
     await_codes(tab, "codes.every(c => c > 1)")
-    tab.get_by_text("partial", exact=True).first.wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("partial", exact=True).first).to_be_visible(timeout=PATIENCE)
     assert shown(tab).count(SUCCEEDED) == 9
-    tab.get_by_text("90 solved").wait_for(timeout=PATIENCE)
-    tab.get_by_text("10 quarantined").wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("90 solved")).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("10 quarantined")).to_be_visible(timeout=PATIENCE)
     assert (report.rows_solved, report.rows_quarantined) == (90, 10)
     assert tab.screenshot() != before
 
@@ -140,7 +142,7 @@ def test_what_a_stage_says_in_an_error_is_text_on_the_page(background, cluster_y
     address = run.page_address()
     run.finish()
     tab.goto(address)
-    tab.get_by_text(f"row 20 is bad {SCRIPT}").first.wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text(f"row 20 is bad {SCRIPT}").first).to_be_visible(timeout=PATIENCE)
 
 
 def test_the_status_page_leads_to_it_and_it_leads_back(background, cluster_yaml, tab):
@@ -150,7 +152,7 @@ def test_the_status_page_leads_to_it_and_it_leads_back(background, cluster_yaml,
     tab.goto(address.replace("/batchrun", "/status"))
     tab.locator(".navbar").get_by_text("Batchrun", exact=True).click()
     tab.wait_for_url(address)
-    tab.get_by_text("100 rows in").first.wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("100 rows in").first).to_be_visible(timeout=PATIENCE)
     tab.get_by_role("link", name="Workers", exact=True).first.click()
     tab.wait_for_url(address.replace("/batchrun", "/workers"))
 
@@ -171,7 +173,7 @@ def test_a_cluster_that_was_there_before_gets_the_page_too(background, dask_proc
     tab.goto(seen[0])
     await_codes(tab, "codes.length == 10 && codes.every(c => c == 2)")
     run_pipeline(plain, rows, **options)
-    tab.get_by_text("2 runs ·").wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("2 runs ·")).to_be_visible(timeout=PATIENCE)
     tab.locator("select").select_option(index=1)
     await_codes(tab, "codes.length == 10 && codes.every(c => c == 2)")
 
@@ -194,8 +196,8 @@ def bare() -> Iterator:
 
 def test_before_the_first_run_it_says_how_to_start_one(bare, tab):
     tab.goto(bare[1])
-    tab.get_by_text("No run yet").wait_for(timeout=PATIENCE)
-    tab.get_by_text("batchrun submit").wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("No run yet")).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("batchrun submit")).to_be_visible(timeout=PATIENCE)
 
 
 def test_no_name_that_a_user_chose_runs_as_a_script(bare, tab):
@@ -214,7 +216,7 @@ def test_no_name_that_a_user_chose_runs_as_a_script(bare, tab):
     )
     client.log_event(TOPIC, message.as_dict())
     tab.goto(address)
-    tab.get_by_text(evil, exact=True).first.wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text(evil, exact=True).first).to_be_visible(timeout=PATIENCE)
     assert tab.locator("img[src=x]").count() == 0
 
 
@@ -230,4 +232,4 @@ def test_a_hundred_thousand_chunks_are_drawn_and_kept_up_with(bare, tab):
         client.log_event(TOPIC, Message("large", pipeline="large", changed=changed, **head).as_dict())
         await_codes(tab, f"codes.filter(c => c == {SUCCEEDED}).length == {done // 10}")
     tab.mouse.move(500, 300)
-    tab.get_by_text("10 settled, worst: succeeded").first.wait_for(timeout=PATIENCE)
+    expect(tab.get_by_text("10 settled, worst: succeeded").first).to_be_visible(timeout=PATIENCE)
