@@ -6,14 +6,14 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 from batchrun.context import ChunkContext
 from batchrun.errors import ParameterError, PipelineError, near_miss
-from batchrun.resources import MEMORY, Demand, parse_bytes
+from batchrun.resources import MEMORY, Demand, format_seconds, parse_bytes, parse_seconds
 from batchrun.retry import RetryPolicy
 from batchrun.signature import Signature, read_signature, validate
 from batchrun.split import ByFile, ByGroup, ByRows, Split
@@ -42,6 +42,14 @@ class Stage:
     """What attempts and reports call it."""
     demand: Demand
     """Memory and resource tags that it takes while it runs."""
+    auto_memory: bool
+    """Whether its memory is estimated from what it used in earlier runs, when a run starts."""
+    timeout: float | None
+    """Seconds after which it is killed; None for no limit."""
+    stop_after: float | None
+    """Seconds after which it is asked to return what it has; None for no limit."""
+    isolated: bool
+    """Whether it runs in a child process of the worker, which can be measured, stopped and lost."""
     retry: RetryPolicy
     """What happens after an error."""
     columns: tuple[str, ...] | None
@@ -54,22 +62,64 @@ class Stage:
         name: str | None = None,
         memory: str | int | None = None,
         resources: Mapping[str, float] | None = None,
+        timeout: str | float | None = None,
+        stop_after: str | float | None = None,
         retry: RetryPolicy | None = None,
+        isolate: bool | None = None,
         columns: Sequence[str] | None = None,
     ) -> None:
+        """Describe a stage.
+
+        Args:
+            function: DataFrame in, DataFrame out.
+            name: What attempts and reports call it; by default the function's name.
+            memory: What it may use, like "6GiB", its own child processes included; ``"auto"`` takes what
+                earlier runs of the pipeline used. A stage that passes it is stopped, its chunk is cut in
+                halves, and a single row goes to the next larger worker.
+            resources: Resource tags that it takes from its worker while it runs, like ``{"HIGHMEM": 1}``.
+            timeout: The time after which it is killed, like "2h".
+            stop_after: The time after which ``ctx.should_stop`` tells it to return what it has; it is killed
+                after a grace (``run.solution_grace``), and its last incumbent is its result.
+            retry: What happens after errors.
+            isolate: Whether it runs in a child process. By default it does if it has a memory, a timeout
+                or a stop_after.
+            columns: The columns that it is given; None for all there are.
+
+        Raises PipelineError if a value is not well formed or two do not go together.
+        """
         if not callable(function):
             raise PipelineError(f"a stage needs a function, not {function!r}")
         name = str(name or getattr(function, "__name__", type(function).__name__))
+        limits = {"timeout": timeout, "stop_after": stop_after}
+        auto_memory = memory == "auto"
+        nbytes = 0 if memory is None or auto_memory else parse_bytes(memory)
         values = {
             "function": function,
             "name": name,
-            "demand": Demand(parse_bytes(memory) if memory is not None else 0, _check_tags(name, resources)),
+            "demand": Demand(nbytes, _check_tags(name, resources)),
+            "auto_memory": auto_memory,
+            **{limit: _check_limit(name, limit, value) for limit, value in limits.items()},
+            "isolated": _isolated(name, isolate, limits, memory),
             "retry": retry or RetryPolicy(),
             "columns": _check_columns(f"stage `{name}`", columns),
         }
         for key, value in values.items():
             object.__setattr__(self, key, value)
+        if self.timeout and self.stop_after and self.stop_after >= self.timeout:
+            raise PipelineError(
+                f"stage `{name}` would be killed after {format_seconds(self.timeout)}, before it is asked to "
+                f"stop after {format_seconds(self.stop_after)}; make stop_after the shorter one"
+            )
         self.signature  # noqa: B018  a malformed function is refused here and now
+
+    @property
+    def needs(self) -> tuple[Demand, bool, bool]:
+        """What stages must have in common to run in one go: demand, auto_memory, isolated."""
+        return self.demand, self.auto_memory, self.isolated
+
+    def with_memory(self, memory: int) -> Stage:
+        """This stage with *memory* bytes in place of what it asks for."""
+        return _changed(self, demand=Demand(memory, self.demand.tags))
 
     @cached_property
     def signature(self) -> Signature:
@@ -156,6 +206,12 @@ class Pipeline:
             frame = stage.function(frame, **arguments)
         return frame
 
+    def with_stages(self, stages: Sequence[Stage]) -> Pipeline:
+        """This pipeline with other stages in place of its own."""
+        return Pipeline(
+            self.name, split=self.split, stages=stages, combine=self.combine, columns=self.columns
+        )
+
     @cached_property
     def combine_signature(self) -> Signature | None:
         """How ``combine`` wants to be called; None without one."""
@@ -180,10 +236,11 @@ class Pipeline:
 
     @property
     def legs(self) -> tuple[tuple[int, ...], ...]:
-        """Stage numbers in runs of equal demand; a chunk goes through one leg on one worker in one go."""
+        """Stage numbers in runs of equal needs; a chunk goes through one leg on one worker in one go, in one
+        process."""
         legs: list[list[int]] = []
         for number, stage in enumerate(self.stages):
-            if legs and self.stages[legs[-1][-1]].demand == stage.demand:
+            if legs and self.stages[legs[-1][-1]].needs == stage.needs:
                 legs[-1].append(number)
             else:
                 legs.append([number])
@@ -226,7 +283,10 @@ def pipeline(
     columns: Sequence[str] | None = None,
     memory: str | int | None = None,
     resources: Mapping[str, float] | None = None,
+    timeout: str | float | None = None,
+    stop_after: str | float | None = None,
     retry: RetryPolicy | None = None,
+    isolate: bool | None = None,
 ) -> Callable[[StageFunction], Pipeline]:
     """Make a pipeline of one stage out of a function; the arguments are those of Pipeline and Stage.
 
@@ -239,7 +299,16 @@ def pipeline(
     """
 
     def decorate(function: StageFunction) -> Pipeline:
-        stage = Stage(function, name=name, memory=memory, resources=resources, retry=retry)
+        stage = Stage(
+            function,
+            name=name,
+            memory=memory,
+            resources=resources,
+            timeout=timeout,
+            stop_after=stop_after,
+            retry=retry,
+            isolate=isolate,
+        )
         return Pipeline(stage.name, split=split, stages=[stage], combine=combine, columns=columns)
 
     return decorate
@@ -288,6 +357,29 @@ def _check_tags(owner: str, resources: Mapping[str, float] | None) -> dict[str, 
     return tags
 
 
+def _check_limit(owner: str, limit: str, value: str | float | None) -> float | None:
+    if value is None:
+        return None
+    seconds = parse_seconds(value)
+    if not seconds > 0:
+        raise PipelineError(f"stage `{owner}`: {limit}={value!r} must be more than no time at all")
+    return seconds
+
+
+def _isolated(
+    owner: str, isolate: bool | None, limits: Mapping[str, object], memory: str | int | None
+) -> bool:
+    """Whether a stage runs in a child process."""
+    limited = [limit for limit, value in limits.items() if value is not None]
+    if memory == "auto":
+        limited.append('memory="auto"')
+    if isolate is False and limited:
+        raise PipelineError(
+            f"stage `{owner}` has {limited[0]}, which only a child process can keep; leave isolate out"
+        )
+    return bool(limited) or memory is not None if isolate is None else isolate
+
+
 def _check_columns(owner: str, columns: Sequence[str] | None) -> tuple[str, ...] | None:
     if columns is None:
         return None
@@ -303,16 +395,15 @@ def _with_unique_names(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in stages:
         seen[stage.name] = seen.get(stage.name, 0) + 1
         repeated = seen[stage.name] > 1
-        unique.append(_renamed(stage, f"{stage.name}-{seen[stage.name]}") if repeated else stage)
+        unique.append(_changed(stage, name=f"{stage.name}-{seen[stage.name]}") if repeated else stage)
     return tuple(unique)
 
 
-def _renamed(stage: Stage, name: str) -> Stage:
-    renamed = object.__new__(Stage)
-    for key in ("function", "demand", "retry", "columns"):
-        object.__setattr__(renamed, key, getattr(stage, key))
-    object.__setattr__(renamed, "name", name)
-    return renamed
+def _changed(stage: Stage, **changes: Any) -> Stage:
+    changed = object.__new__(Stage)
+    for item in fields(Stage):
+        object.__setattr__(changed, item.name, changes.get(item.name, getattr(stage, item.name)))
+    return changed
 
 
 def _importable(module_name: str | None) -> ModuleType | None:

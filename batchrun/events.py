@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
+from batchrun.status import TaskStatus
 
 __all__ = [
     "AttemptEnded",
+    "ChunkCut",
+    "ChunkReported",
     "ChunkSettled",
     "ChunksPlaced",
     "ChunksPlanned",
@@ -54,6 +57,8 @@ class RunStarted(Event):
     """What it runs on, in a few words."""
     dashboard: str = ""
     """The address of the dashboard page; empty if there is none."""
+    notes: tuple[str, ...] = ()
+    """What people should know about how it is run, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,30 @@ class ChunksPlaced(Event):
 
 
 @dataclass(frozen=True)
+class ChunkReported(Event):
+    """A chunk that runs told how it is doing; a few times a second for each at most."""
+
+    chunk: int
+    """The chunk's number."""
+    worker: str
+    """The worker that it runs on."""
+    status: TaskStatus
+    """How it is doing."""
+
+
+@dataclass(frozen=True)
+class ChunkCut(Event):
+    """A chunk that failed was cut into parts, which take its place; it will have no outcome itself."""
+
+    chunk: int
+    """The chunk's number."""
+    parts: tuple[int, ...]
+    """The numbers of its parts."""
+    rows: tuple[int, ...]
+    """Input rows of each part."""
+
+
+@dataclass(frozen=True)
 class AttemptEnded(Event):
     """One try of a chunk at a stage ended."""
 
@@ -128,6 +157,8 @@ class ChunkSettled(Event):
     """Rows of its result; 0 unless it was solved."""
     seconds: float
     """Seconds of all its attempts together."""
+    gap: float | None = None
+    """How far its answer can be from the best one, where the stage told an objective and a bound."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
 
-__all__ = ["Attempt", "ErrorRecord", "ExitCode", "Outcome", "RunState"]
+__all__ = ["Attempt", "Cause", "ErrorRecord", "ExitCode", "Incumbent", "Outcome", "RunState", "relative_gap"]
 
 
 class Outcome(enum.StrEnum):
@@ -52,6 +53,25 @@ _LOOKS = {
     Outcome.WORKER_LOST: ("its worker went away", "↯", "#7a6a53"),
     Outcome.CANCELLED: ("cancelled before it ended", "–", "#8a94a3"),
 }
+
+
+class Cause(enum.StrEnum):
+    """Why an attempt did not end by itself, or not well; each cause has a budget of its own."""
+
+    ERROR = "error"
+    """The stage raised an error, or its process ended by itself."""
+    MEMORY = "memory"
+    """It passed its memory."""
+    TIMEOUT = "timeout"
+    """It passed its time."""
+    WORKER_LOST = "worker_lost"
+    """Its worker went away."""
+    INFRASTRUCTURE = "infrastructure"
+    """It could not be sent, started or brought back."""
+    DEADLINE = "deadline"
+    """Its ``stop_after`` was over."""
+    CANCEL = "cancel"
+    """Somebody asked for it."""
 
 
 class RunState(enum.StrEnum):
@@ -137,6 +157,38 @@ class ErrorRecord:
 
 
 @dataclass(frozen=True)
+class Incumbent:
+    """The best answer that a solve had at some time."""
+
+    seconds: float
+    """Seconds since the attempt began."""
+    objective: float | None = None
+    """The value of the answer."""
+    bound: float | None = None
+    """The proven limit of what any answer can reach."""
+
+    @property
+    def gap(self) -> float | None:
+        """How far the answer can be from the best one there is; see relative_gap."""
+        return relative_gap(self.objective, self.bound)
+
+
+def relative_gap(objective: float | None, bound: float | None) -> float | None:
+    """The distance between *objective* and *bound* as a share of the objective, as solvers report it.
+
+    None where either is not known, infinity for an objective of zero away from its bound.
+
+    >>> relative_gap(1000, 930), relative_gap(930, 930), relative_gap(5, None)
+    (0.07, 0.0, None)
+    """
+    if objective is None or bound is None or not (math.isfinite(objective) and math.isfinite(bound)):
+        return None
+    if objective == bound:
+        return 0.0
+    return abs(objective - bound) / abs(objective) if objective else math.inf
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One try of one chunk at one stage on one worker."""
 
@@ -159,9 +211,25 @@ class Attempt:
     rows_out: int = 0
     """Rows of the frame that the stage gave back."""
     peak_memory: int | None = None
-    """The most memory that the attempt used, in bytes; None where it was not measured."""
+    """The most memory that the attempt used, its child processes included, in bytes; None where it was not
+    measured."""
     error: ErrorRecord | None = None
     """What went wrong, if anything."""
+    cause: Cause | None = None
+    """Why it did not end by itself; None if it did."""
+    decision: str = ""
+    """What recovery decided about it, in a word; empty after a success."""
+    next_step: str = ""
+    """What happens now because of it, as a sentence without a full stop; empty after a success."""
+    log: str = ""
+    """What the stage printed and logged, its head and tail if it was long."""
+    incumbents: tuple[Incumbent, ...] = ()
+    """The best answers that it published, in order, thinned out if they were many."""
+
+    @property
+    def best(self) -> Incumbent | None:
+        """The last answer that it published."""
+        return self.incumbents[-1] if self.incumbents else None
 
 
 def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:

@@ -19,8 +19,8 @@ class RetryPolicy:
     share of up to ``jitter`` is taken off, so that chunks that failed together do not come back together
     (M. Brooker, "Exponential backoff and jitter", 2015).
 
-    A chunk whose worker went away is not an error of the chunk and has a budget of its own,
-    ``worker_lost``.
+    What is not an error of the stage's code has a budget of its own: a worker that went away, a passed
+    time limit, passed memory, and a task that could not be sent, started or brought back.
 
     >>> policy = RetryPolicy(attempts=5, delay="1s", on=ConnectionError)
     >>> [policy.wait_after(n, chance=0.0) for n in (1, 2, 3)]
@@ -41,6 +41,13 @@ class RetryPolicy:
     """Names of exception classes; an error of such a class, or of a subclass of it, is tried again."""
     worker_lost: int
     """How many workers a chunk may lose before it is given up."""
+    timeouts: int
+    """How many tries may pass the stage's ``timeout``."""
+    out_of_memory: int
+    """How many tries of a chunk, and of the parts that it is cut into, one after the other may pass the
+    memory of the stage. Each one is in fewer rows or in more memory than the one before."""
+    infrastructure: int
+    """How many tries may fail to be sent, started or brought back."""
 
     def __init__(
         self,
@@ -52,6 +59,9 @@ class RetryPolicy:
         jitter: float = 0.25,
         on: type[BaseException] | str | Iterable[type[BaseException] | str] = Exception,
         worker_lost: int = 3,
+        timeouts: int = 1,
+        out_of_memory: int = 40,
+        infrastructure: int = 5,
     ) -> None:
         if attempts < 1:
             raise PipelineError(f"RetryPolicy(attempts={attempts}) would never try; use 1 for no retry")
@@ -59,8 +69,15 @@ class RetryPolicy:
             raise PipelineError(f"RetryPolicy(factor={factor}) would shrink its waits; use 1 or more")
         if not 0 <= jitter <= 1:
             raise PipelineError(f"RetryPolicy(jitter={jitter}) is not a share between 0 and 1")
-        if worker_lost < 1:
-            raise PipelineError(f"RetryPolicy(worker_lost={worker_lost}) must be 1 or more")
+        budgets = {
+            "worker_lost": worker_lost,
+            "timeouts": timeouts,
+            "out_of_memory": out_of_memory,
+            "infrastructure": infrastructure,
+        }
+        for name, budget in budgets.items():
+            if budget < 1:
+                raise PipelineError(f"RetryPolicy({name}={budget}) must be 1 or more")
         kinds = [on] if isinstance(on, (str, type)) else list(on)
         values = {
             "attempts": attempts,
@@ -69,7 +86,7 @@ class RetryPolicy:
             "max_delay": parse_seconds(max_delay),
             "jitter": jitter,
             "on": tuple(kind if isinstance(kind, str) else kind.__name__ for kind in kinds),
-            "worker_lost": worker_lost,
+            **budgets,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)

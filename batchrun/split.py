@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["AutoSizer", "ByFile", "ByGroup", "ByRows", "ChunkPlan", "Split", "by_file", "by_group", "by_rows"]
+__all__ = [
+    "AutoSizer",
+    "ByFile",
+    "ByGroup",
+    "ByRows",
+    "ChunkPlan",
+    "Split",
+    "by_file",
+    "by_group",
+    "by_rows",
+    "halve",
+    "plan_chunks",
+]
 
 
 @dataclass(frozen=True)
@@ -119,12 +131,6 @@ class ChunkPlan:
         """Chunks between neighbouring *boundaries*, shape (chunks + 1,)."""
         return cls(boundaries[:-1], boundaries[1:])
 
-    def then(self, more: ChunkPlan) -> ChunkPlan:
-        """This plan followed by *more*."""
-        import numpy as np
-
-        return ChunkPlan(np.concatenate([self.starts, more.starts]), np.concatenate([self.stops, more.stops]))
-
 
 def plan_chunks(
     split: Split,
@@ -174,6 +180,25 @@ def _pack(group_starts: npt.NDArray[np.int64], rows: int, max_rows: int | None) 
         if position >= len(group_starts):
             return group_starts[kept]
         kept.append(position)
+
+
+def halve(start: int, stop: int, group_starts: npt.NDArray[np.int64] | None = None) -> int | None:
+    """The row at which a chunk of the rows from *start* to *stop* is cut in two halves; None if it cannot be.
+
+    With *group_starts* the cut is at the start of the group that is nearest to the middle.
+
+    >>> halve(0, 5), halve(3, 4)
+    (2, None)
+    """
+    middle = (start + stop) // 2
+    if group_starts is None:
+        return middle if stop - start > 1 else None
+    import numpy as np
+
+    inside = group_starts[np.searchsorted(group_starts, start, "right") : np.searchsorted(group_starts, stop)]
+    if len(inside) == 0:
+        return None
+    return int(inside[np.argmin(np.abs(inside - middle))])
 
 
 @dataclass

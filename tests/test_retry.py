@@ -42,7 +42,17 @@ def test_a_policy_survives_pickling():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"attempts": 0}, {"factor": 0.5}, {"jitter": 2}, {"delay": "soon"}, {"delay": -1}, {"worker_lost": 0}],
+    [
+        {"attempts": 0},
+        {"factor": 0.5},
+        {"jitter": 2},
+        {"delay": "soon"},
+        {"delay": -1},
+        {"worker_lost": 0},
+        {"timeouts": 0},
+        {"out_of_memory": 0},
+        {"infrastructure": -1},
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(PipelineError):
