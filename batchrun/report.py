@@ -15,14 +15,17 @@ from batchrun.data.ordered import read_in_order
 from batchrun.data.results import ResultRef, ResultSet
 from batchrun.data.table import Stored, to_frame
 from batchrun.errors import RunFailedError
-from batchrun.outcome import ErrorRecord, Outcome, RunState
-from batchrun.plan import read_plan
+from batchrun.outcome import ErrorRecord, RunState
+from batchrun.plan import PlannedChunks, read_plan
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import is_driven
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
+from batchrun.tables import chunk_table, failure_table, last_failures, log_text, quarantined_rows
 
 if TYPE_CHECKING:
     import pyarrow.dataset
+
+    from batchrun.store.live import LiveState
 
 __all__ = ["RunReport"]
 
@@ -233,72 +236,76 @@ class RunReport:
     @cached_property
     def attempts(self) -> pd.DataFrame:
         """One row an attempt: chunk, stage, attempt, worker, outcome, started (seconds since the epoch),
-        seconds, rows_in, rows_out, peak_memory (bytes), error_type, error, traceback, signature."""
+        seconds, rows_in, rows_out, peak_memory (bytes), error_type, error, traceback, signature, cause
+        (missing if it ended by itself), decision and next_step (empty after a success), and objective, bound
+        and gap of the last answer that it published."""
         with RunStore(self._store_url) as store:
             return store.attempts(self.run_id)
 
     @cached_property
+    def incumbents(self) -> pd.DataFrame:
+        """One row an answer that an attempt published while it ran: chunk, stage, attempt, seconds since the
+        attempt began, objective, bound, gap."""
+        with RunStore(self._store_url) as store:
+            return store.incumbents(self.run_id)
+
+    @cached_property
     def chunks(self) -> pd.DataFrame:
-        """One row a chunk: chunk, start, stop, rows, outcome (``pending`` until settled), rows_out, seconds,
-        attempts."""
-        plan, _ = read_plan(self._files)
-        frame = pd.DataFrame({"chunk": range(len(plan)), "start": plan.starts, "stop": plan.stops})
-        frame["rows"] = frame["stop"] - frame["start"]
-        settled = pd.DataFrame(
-            [(c.chunk, c.outcome.value, c.rows_out, c.seconds) for c in self._settled],
-            columns=["chunk", "outcome", "rows_out", "seconds"],
-        ).astype({"chunk": "int64", "outcome": "str", "rows_out": "int64", "seconds": "float64"})
-        frame = frame.merge(settled, on="chunk", how="left")
-        frame["outcome"] = frame["outcome"].fillna("cancelled" if self.state.ended else "pending")
-        frame["rows_out"] = frame["rows_out"].fillna(0).astype("int64")
-        frame["seconds"] = frame["seconds"].fillna(0.0)
-        tries = self.attempts.groupby("chunk").size()
-        frame["attempts"] = frame["chunk"].map(tries).fillna(0).astype("int64")
-        return frame
+        """One row a chunk: chunk, start, stop, rows, outcome, rows_out, seconds, attempts, parent (the chunk
+        that it is a part of), objective, bound, gap.
+
+        The outcome is ``pending`` until a chunk is settled, and ``cut`` if its parts, which are chunks of
+        their own, took its place: its rows count with them.
+        """
+        return chunk_table(self._plan, self._settled, self.attempts, ended=self.state.ended)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
         """One row a kind of error that chunks were given up for: error_type, error, traceback, stage, chunks
         and rows (how many), first_chunk."""
-        columns = ["error_type", "error", "traceback", "stage", "chunks", "rows", "first_chunk"]
-        last = self._last_failures()
-        if last.empty:
-            return pd.DataFrame(columns=columns)
-        grouped = last.groupby("signature", sort=False, dropna=False)
-        frame = grouped.agg(
-            error_type=("error_type", "first"),
-            error=("error", "first"),
-            traceback=("traceback", "first"),
-            stage=("stage", "first"),
-            chunks=("chunk", "size"),
-            rows=("rows", "sum"),
-            first_chunk=("chunk", "min"),
-        )
-        return frame.sort_values("chunks", ascending=False, kind="stable").reset_index(drop=True)[columns]
+        return failure_table(self._last_failures)
 
     @property
     def quarantined(self) -> pd.DataFrame:
-        """The rows of chunks that were given up: their values, then batchrun_chunk, batchrun_stage,
-        error_type and error_message."""
-        parts = []
-        for failure in self._last_failures().to_dict("records"):
-            path = self._files.quarantine(failure["chunk"])
-            if files.exists(path):
-                rows = to_frame(load(Stored(path, rows=-1, nbytes=-1)), "pandas")
-            else:
-                rows = pd.DataFrame(index=range(failure["rows"]))
-            parts.append(
-                rows.assign(
-                    batchrun_chunk=failure["chunk"],
-                    batchrun_stage=failure["stage"],
-                    error_type=failure["error_type"],
-                    error_message=failure["error"],
-                )
-            )
-        if not parts:
-            return pd.DataFrame(columns=["batchrun_chunk", "batchrun_stage", "error_type", "error_message"])
-        together: pd.DataFrame = pd.concat(parts)
-        return together
+        """The rows of chunks that were given up, in input order and with their own index: their values, then
+        batchrun_chunk, batchrun_stage, error_type, error_message and traceback."""
+        return quarantined_rows(self._last_failures, self._settled, self._files)
+
+    # How it came about
+
+    @property
+    def live(self) -> LiveState | None:
+        """What runs and waits at this moment; None unless a process drives the run and has told it."""
+        if not self.driven:
+            return None
+        with RunStore(self._store_url) as store:
+            return store.live(self.run_id)
+
+    def logs(self, chunk: int | None = None) -> str:
+        """What the attempts of the run, or of one chunk, printed and logged, each below a line that says
+        which one it was."""
+        with RunStore(self._store_url) as store:
+            return log_text(store.logs(self.run_id, chunk))
+
+    def why(self, chunk: int | None = None) -> str:
+        """Why the run, or one chunk of it, stands where it stands, in a sentence or two.
+
+        Raises UsageError if the run has no such chunk.
+        """
+        from batchrun.why import RunFacts, explain
+
+        with RunStore(self._store_url) as store:
+            taken = {stage["name"]: store.durations(self.pipeline, stage["name"]) for stage in self.stages}
+        facts = RunFacts(
+            record=self.record,
+            driven=self.driven,
+            now=time.time(),
+            chunks=self.chunks,
+            attempts=self.attempts,
+            live=self.live,
+            longest={stage: figures for stage, figures in taken.items() if figures is not None},
+        )
+        return explain(facts, chunk)
 
     # Files
 
@@ -334,22 +341,28 @@ class RunReport:
     def _combined(self) -> Any:
         return load(Stored(str(self.record.combined), rows=-1, nbytes=-1))
 
+    @cached_property
+    def _plan(self) -> PlannedChunks:
+        # Read after what is settled, which is planned before: no settled chunk is unknown then.
+        _ = self._settled
+        return read_plan(self._files)
+
+    @cached_property
+    def _solved(self) -> list[SettledChunk]:
+        """The chunks that have a result, in input order: parts have numbers that do not tell it."""
+        starts = self._plan.starts
+        solved = [chunk for chunk in self._settled if chunk.outcome.solved]
+        return sorted(solved, key=lambda chunk: int(starts[chunk.chunk]))
+
     @property
     def _refs(self) -> list[ResultRef]:
         """Where the results of the chunks lie, in input order."""
-        return [chunk.result for chunk in self._settled if chunk.result is not None]
+        return [chunk.result for chunk in self._solved if chunk.result is not None]
 
     def _result_set(self) -> ResultSet:
-        return ResultSet([chunk.chunk for chunk in self._settled if chunk.result is not None], self._refs)
+        refs = self._refs
+        return ResultSet(range(len(refs)), refs)
 
+    @cached_property
     def _last_failures(self) -> pd.DataFrame:
-        """The last attempt of each chunk that was given up, with the chunk's rows."""
-        given_up = {
-            chunk.chunk: chunk.rows
-            for chunk in self._settled
-            if not chunk.outcome.solved and chunk.outcome is not Outcome.CANCELLED
-        }
-        frame = self.attempts
-        frame = frame[frame["chunk"].isin(list(given_up)) & (frame["outcome"] != Outcome.SUCCEEDED.value)]
-        frame = frame.drop_duplicates("chunk", keep="last").sort_values("chunk")
-        return frame.assign(rows=frame["chunk"].map(given_up).astype("int64"))
+        return last_failures(self._plan.starts.tolist(), self._settled, self.attempts)

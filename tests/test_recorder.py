@@ -6,11 +6,12 @@ import pyarrow as pa
 import pytest
 
 from batchrun import Outcome, RunState
-from batchrun.data.results import ResultSet
+from batchrun.data.results import ResultSet, read_result
 from batchrun.data.table import Inline, encode
 from batchrun.errors import StoreError
 from batchrun.outcome import Attempt
 from batchrun.store.artifacts import RunFolder
+from batchrun.store.live import LiveState
 from batchrun.store.recorder import FlushPolicy, Recorder
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
 
@@ -99,3 +100,102 @@ def test_a_flush_is_due_after_a_while_or_enough_bytes(store, tmp_path):
     big = Inline(encode(pa.table({"x": list(range(5_000))})))
     writer.solved(SettledChunk(1, Outcome.SUCCEEDED, 2, 5_000, 0.1), big, "key")
     assert writer.due_in() == 0.0
+
+
+def give_up(recorder: Recorder, chunk: int, rows: pa.Table | None) -> None:
+    recorder.given_up(SettledChunk(chunk, Outcome.FAILED, 2, 0, 0.1), rows)
+
+
+def test_rows_that_were_set_apart_lie_together_in_one_file_a_flush(store, tmp_path):
+    writer = recorder(store, tmp_path)
+    for chunk in (2, 0, 1):
+        give_up(writer, chunk, pa.table({"x": [chunk, chunk + 10]}))
+    solve(writer, 3)
+
+    settled, keys = writer.flush(chunks=4)
+
+    assert keys == ["key-3"]
+    assert len(list((tmp_path / "r" / "quarantine" / "session").iterdir())) == 1
+    kept = {chunk.chunk: chunk.result for chunk in store.settled("r")}
+    assert kept == {chunk.chunk: chunk.result for chunk in settled}
+    assert [read_result(kept[chunk])["x"].to_pylist() for chunk in range(3)] == [[0, 10], [1, 11], [2, 12]]
+    assert read_result(kept[3])["x"].to_pylist() == [3]
+    assert (store.find("r").rows_solved, store.find("r").rows_quarantined) == (2, 6)
+
+
+def test_rows_that_were_set_apart_survive_a_flush_that_failed(store, tmp_path):
+    writer = recorder(store, tmp_path)
+    give_up(writer, 0, pa.table({"x": [0, 1]}))
+    store.failures = 1
+    with pytest.raises(StoreError):
+        writer.flush(chunks=2)
+    assert writer.rows["rows_quarantined"] == 0
+
+    give_up(writer, 1, pa.table({"x": [2, 3]}))
+    writer.flush(chunks=2)
+
+    assert [read_result(chunk.result)["x"].to_pylist() for chunk in store.settled("r")] == [[0, 1], [2, 3]]
+    assert writer.rows["rows_quarantined"] == 4
+
+
+def test_many_rows_that_were_set_apart_go_to_a_file_of_their_own_at_once(store, tmp_path):
+    writer = recorder(store, tmp_path, policy=FlushPolicy(seconds=60, nbytes=1_000))
+
+    give_up(writer, 0, pa.table({"x": list(range(1_000))}))
+
+    assert writer.due_in() > 0
+    [path] = (tmp_path / "r" / "quarantine" / "session").iterdir()
+    writer.flush(chunks=1)
+    [chunk] = store.settled("r")
+    assert chunk.result.path.endswith(path.name)
+    assert read_result(chunk.result).num_rows == 1_000
+
+
+def test_a_chunk_whose_rows_cannot_be_read_is_given_up_without_them(store, tmp_path):
+    writer = recorder(store, tmp_path)
+    give_up(writer, 0, None)
+    writer.flush(chunks=1)
+
+    assert [chunk.result for chunk in store.settled("r")] == [None]
+    assert store.find("r").rows_quarantined == 2
+
+
+def test_a_chunk_that_was_cancelled_is_recorded_and_counts_for_nothing(store, tmp_path):
+    writer = recorder(store, tmp_path)
+    writer.cancelled(SettledChunk(0, Outcome.CANCELLED, 2, 0, 0.1))
+
+    settled, _ = writer.flush(chunks=1)
+
+    assert [chunk.outcome for chunk in settled] == [Outcome.CANCELLED]
+    assert store.settled("r") == settled
+    assert writer.rows == {"rows_solved": 0, "rows_quarantined": 0}
+
+
+def test_requests_are_looked_for_now_and_then_and_given_once(store, tmp_path):
+    now = [100.0]
+    writer = recorder(store, tmp_path, clock=lambda: now[0])
+    assert writer.requests(every=0.5) == []
+    store.request_cancel("r", chunk=7, keep_best=True)
+    now[0] += 0.4
+    assert writer.requests(every=0.5) == []
+    now[0] += 0.1
+    assert [(asked.chunk, asked.keep_best) for asked in writer.requests(every=0.5)] == [(7, True)]
+    now[0] += 1
+    assert writer.requests(every=0.5) == []
+
+
+def test_how_the_run_is_doing_is_told_now_and_then(store, tmp_path):
+    now = [100.0]
+    asked: list[float] = []
+    writer = recorder(store, tmp_path, clock=lambda: now[0])
+
+    def state() -> LiveState:
+        asked.append(now[0])
+        return LiveState(at=now[0])
+
+    for step in (0.0, 0.5, 0.5, 0.5):
+        now[0] += step
+        writer.live(state, every=1.0)
+
+    assert asked == [100.0, 101.0]
+    assert store.live("r") == LiveState(at=101.0)

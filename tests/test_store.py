@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+import batchrun.store
 from batchrun import Outcome, RunState
 from batchrun.data.results import ResultRef
 from batchrun.errors import RunNotFoundError, StoreError
-from batchrun.outcome import Attempt, ErrorRecord
+from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent
 from batchrun.store import schema
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
 
@@ -94,10 +98,91 @@ def test_the_migrations_make_exactly_the_tables_of_the_schema(url):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    with RunStore(url) as store, store._engine.connect() as connection:
+    with RunStore(url) as store, store._database.engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert context.get_current_revision() == schema.REVISION
         assert compare_metadata(context, schema.metadata) == []
+
+
+class TestAStoreOfTheFirstVersion:
+    """A database as revision 0001 left it, with a run in it."""
+
+    @pytest.fixture
+    def old(self, tmp_path: Path) -> str:
+        from alembic import command
+        from alembic.config import Config
+
+        url = f"sqlite:///{tmp_path.as_posix()}/old.db"
+        config = Config()
+        config.set_main_option("script_location", str(Path(batchrun.store.__file__).parent / "migrations"))
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            for statement in (
+                "INSERT INTO runs VALUES ('delays-1', 'delays', NULL, 'partial', 1, 1, 2, NULL, NULL, '{}',"
+                " '[]', '{}', 'by_rows(3)', '[]', '', '{}', '/runs', 6, 3, 3, 0, 2, NULL, NULL)",
+                "INSERT INTO attempts VALUES (1, 'delays-1', 0, 's', 1, 'w', 'succeeded', 5, 1, 3, 2, 99,"
+                " NULL, NULL, NULL, NULL)",
+                "INSERT INTO attempts VALUES (2, 'delays-1', 1, 's', 1, 'w', 'failed', 5, 1, 3, 0, NULL,"
+                " 'OSError', 'busy', 'Traceback', 'OSError at s.py:1')",
+                "INSERT INTO chunks VALUES ('delays-1', 0, 'succeeded', 3, 2, 1, '/runs/0.arrow', 0, 1, 64)",
+                "INSERT INTO chunks VALUES ('delays-1', 1, 'failed', 3, 0, 1, NULL, NULL, NULL, NULL)",
+            ):
+                connection.execute(sa.text(statement))
+        engine.dispose()
+        return url
+
+    def test_is_brought_up_to_date_and_keeps_what_it_had(self, old: str):
+        with RunStore(old) as store:
+            assert store.find("last").state is RunState.PARTIAL
+            assert store.settled("delays-1") == [
+                SettledChunk(0, Outcome.SUCCEEDED, 3, 2, 1.0, ResultRef("/runs/0.arrow", 0, 1, 2, 64)),
+                SettledChunk(1, Outcome.FAILED, 3, 0, 1.0),
+            ]
+            attempts = store.attempts("delays-1")
+            assert attempts["outcome"].tolist() == ["succeeded", "failed"]
+            assert attempts["cause"].isna().all()
+            assert attempts["decision"].tolist() == ["", ""]
+            assert store.incumbents("delays-1").empty
+            assert store.logs("delays-1") == []
+            assert store.peaks("delays", "s") == [(3, 99)]
+
+    def test_takes_what_this_version_records(self, old: str):
+        with RunStore(old) as store:
+            store.commit("delays-1", [replace(attempt(2), log="said")], [])
+            assert [log.text for log in store.logs("delays-1")] == ["said"]
+
+    def test_is_brought_up_to_date_once_when_many_open_it(self, old: str):
+        problems: list[Exception] = []
+        together = threading.Barrier(6)
+
+        def open_it() -> None:
+            together.wait()
+            try:
+                RunStore(old).close()
+            except Exception as error:
+                problems.append(error)
+
+        openers = [threading.Thread(target=open_it) for _ in range(6)]
+        for opener in openers:
+            opener.start()
+        for opener in openers:
+            opener.join()
+        assert problems == []
+
+    def test_stays_as_it_was_if_the_change_fails_on_the_way(self, old: str, monkeypatch):
+        from alembic.operations import Operations
+
+        def fail(*_: object, **__: object) -> None:
+            raise OSError("no space left")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Operations, "create_table", fail)
+            with pytest.raises(StoreError, match="no space left"):
+                RunStore(old)
+        with RunStore(old) as store:
+            assert len(store.settled("delays-1")) == 2
 
 
 def test_a_store_of_a_newer_version_is_refused(url, tmp_path):
@@ -150,3 +235,122 @@ def test_readers_read_while_the_writer_writes(url):
         reader.join()
         assert problems == []
         assert len(store.attempts("delays-1")) == 50
+
+
+POINTS = (Incumbent(1.0, 100.0, float("-inf")), Incumbent(2.5, 80.0, 60.0))
+
+
+def test_an_attempt_is_read_back_with_its_cause_what_followed_and_its_last_answer(url):
+    stopped = replace(
+        attempt(0, Outcome.STOPPED_WITH_SOLUTION),
+        cause=Cause.DEADLINE,
+        decision="keep",
+        next_step="its answer is kept",
+        incumbents=POINTS,
+    )
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [stopped, attempt(1)], [])
+        attempts = store.attempts("delays-1")
+
+    told = ["cause", "decision", "next_step", "objective", "bound", "gap"]
+    assert attempts.loc[0, told].tolist() == ["deadline", "keep", "its answer is kept", 80.0, 60.0, 0.25]
+    assert attempts.loc[1, told].fillna("none").tolist() == ["none", "", "", "none", "none", "none"]
+    assert "incumbents" not in attempts.columns
+
+
+def test_every_answer_that_was_published_is_read_back_by_chunk_and_time(url):
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [replace(attempt(3), incumbents=POINTS), attempt(1)], [])
+        store.commit("delays-1", [replace(attempt(2), incumbents=POINTS[:1])], [])
+
+        found = store.incumbents("delays-1")
+        assert found["chunk"].tolist() == [2, 3, 3]
+        assert found["seconds"].tolist() == [1.0, 1.0, 2.5]
+        assert found["objective"].tolist() == [100.0, 100.0, 80.0]
+        assert found["bound"].fillna(-1).tolist() == [-1, -1, 60.0]
+        assert found["gap"].fillna(-1).tolist() == [-1, -1, 0.25]
+        assert store.incumbents("delays-1", 2)["chunk"].tolist() == [2]
+        assert store.incumbents("delays-1", 1).dtypes.equals(found.dtypes)
+
+
+def test_a_chunk_is_read_back_with_its_objective_and_bound(url):
+    kept = SettledChunk(0, Outcome.STOPPED_WITH_SOLUTION, 3, 1, 2.0, None, 80.0, 60.0)
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [], [kept])
+
+        assert store.settled("delays-1") == [kept]
+        assert store.settled("delays-1")[0].gap == 0.25
+
+
+def test_where_the_rows_of_a_chunk_lie_that_was_given_up_is_read_back(url):
+    rows = ResultRef("/runs/quarantine/s/segment-000000.arrow", 0, 1, 3, 64)
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [], [SettledChunk(0, Outcome.TIMED_OUT, 3, 0, 2.0, rows)])
+
+        [chunk] = store.settled("delays-1")
+        assert chunk.result == rows
+        assert chunk.given_up
+
+
+def test_text_that_no_database_takes_is_recorded_all_the_same(url):
+    error = ErrorRecord("ValueError", "half \udc80", "zero \0", ("ValueError",), "ValueError at s.py:1")
+    odd = replace(attempt(0, Outcome.FAILED, error), log="\udcff\0 €", next_step="\udcff")
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [odd], [])
+
+        assert store.attempts("delays-1")["error"].tolist() == ["half ?"]
+        assert [log.text for log in store.logs("delays-1")] == ["?\N{REPLACEMENT CHARACTER} €"]
+
+
+def test_memory_is_told_by_attempts_that_took_all_they_need_newest_first(url):
+    def took(chunk: int, outcome: Outcome, peak: int | None, stage: str = "solve") -> Attempt:
+        return replace(attempt(chunk, outcome), stage=stage, rows_in=chunk, peak_memory=peak)
+
+    with RunStore(url) as store:
+        store.create(record("delays-1"))
+        store.create(record("delays-2"))
+        store.create(replace(record("other-1"), pipeline="other"))
+        store.commit("delays-1", [took(1, Outcome.SUCCEEDED, 10), took(2, Outcome.FAILED, 20)], [])
+        store.commit("other-1", [took(3, Outcome.SUCCEEDED, 30)], [])
+        store.commit("delays-2", [took(4, Outcome.OUT_OF_MEMORY, 40), took(5, Outcome.SUCCEEDED, None)], [])
+        store.commit(
+            "delays-2",
+            [took(6, Outcome.STOPPED_WITH_SOLUTION, 60), took(7, Outcome.SUCCEEDED, 70, "load")],
+            [],
+        )
+
+        assert store.peaks("delays", "solve") == [(6, 60), (4, 40), (1, 10)]
+        assert store.peaks("delays", "solve", limit=2) == [(6, 60), (4, 40)]
+        assert store.peaks("delays", "unknown") == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [([], None), ([3.0], (1, 3.0, 3.0)), ([4.0, 1.0], (2, 2.5, 4.0)), ([5.0, 1.0, 2.0], (3, 2.0, 5.0))],
+)
+def test_how_long_a_stage_takes_is_told_by_what_it_solved_in_all_runs(url, seconds, told):
+    with RunStore(url) as store:
+        for number, taken in enumerate(seconds):
+            store.create(record(f"delays-{number}"))
+            store.commit(f"delays-{number}", [replace(attempt(0), seconds=taken)], [])
+        store.create(record("delays-failed"))
+        store.commit("delays-failed", [replace(attempt(0, Outcome.FAILED), seconds=99.0)], [])
+
+        assert store.durations("delays", "stage") == told
+
+
+def test_an_attempt_without_log_or_answers_adds_nothing_to_what_is_written(url):
+    statements: list[str] = []
+    with RunStore(url) as store:
+        store.create(record())
+        sa.event.listen(
+            store._database.engine, "before_cursor_execute", lambda *seen: statements.append(seen[2])
+        )
+        store.commit("delays-1", [attempt(0), attempt(1)], [])
+
+    assert [statement.split()[:3] for statement in statements] == [["INSERT", "INTO", "attempts"]]

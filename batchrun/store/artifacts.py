@@ -21,7 +21,7 @@ class RunFolder:
         segments/SESSION/        small results, many chunks a file
         results/                 large results, one chunk a file
         handoff/                 frames between legs
-        quarantine/              rows of chunks that were given up
+        quarantine/SESSION/      rows of chunks that were given up, many chunks a file
         combined.arrow           what ``combine`` gave
         report.html report.xlsx  if asked for
     """
@@ -65,8 +65,12 @@ class RunFolder:
         """The frame that a leg hands to the next one."""
         return files.join(self.handoffs, f"{chunk:09d}-{leg}-{token}.arrow")
 
-    def quarantine(self, chunk: int) -> str:
-        """The input rows of a chunk that was given up."""
+    def quarantine(self, session: str) -> str:
+        """Folder of the input rows of chunks that one session gave up."""
+        return files.join(self.path, "quarantine", session)
+
+    def old_quarantine(self, chunk: int) -> str:
+        """The input rows of a chunk that was given up, where the first version of batchrun put them."""
         return files.join(self.path, "quarantine", f"{chunk:09d}.arrow")
 
     def report(self, suffix: str) -> str:

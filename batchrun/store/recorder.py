@@ -5,12 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from batchrun.data import files
+from batchrun.data.load import write_table
 from batchrun.data.results import ResultRef, SegmentWriter
-from batchrun.data.table import Inline, Stored
+from batchrun.data.table import Inline, Stored, encode
 from batchrun.outcome import Attempt
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.runs import RunStore, SettledChunk
+from batchrun.store.live import LiveState
+from batchrun.store.records import SettledChunk
+from batchrun.store.requests import CancelRequest
+from batchrun.store.runs import RunStore
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["HEARTBEAT_SECONDS", "FlushPolicy", "Recorder"]
 
@@ -32,8 +41,9 @@ class FlushPolicy:
 class Recorder:
     """The one writer of a run's records.
 
-    A chunk counts as settled when ``flush`` returns it, not before: by then its result is on disk and the
-    record of it is committed, together with its attempts, in one transaction.
+    A chunk counts as settled when ``flush`` returns it, not before: by then its result, or the rows of it
+    that were set apart, are on disk and the record of it is committed, together with its attempts, in one
+    transaction.
     """
 
     store: RunStore
@@ -48,12 +58,15 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._segments = SegmentWriter(self.folder.segments(self.session), 0)
+        self._quarantine = SegmentWriter(self.folder.quarantine(self.session), 0)
         self._attempts: list[Attempt] = []
         self._settled: list[SettledChunk] = []
         self._keys: list[str] = []
         self._refs: dict[int, ResultRef] = {}
         self._since: float | None = None
         self._beaten = self.clock()
+        self._asked: float | None = None
+        self._told: float | None = None
 
     def attempt(self, attempt: Attempt) -> None:
         """Collect the record of an attempt."""
@@ -70,8 +83,18 @@ class Recorder:
         self._keys.append(key)
         self._touch()
 
-    def given_up(self, chunk: SettledChunk) -> None:
-        """Collect a chunk that has no result."""
+    def given_up(self, chunk: SettledChunk, rows: pa.Table | None) -> None:
+        """Collect a chunk that failed for good, and its input *rows*; None if they cannot be read."""
+        if rows is not None and rows.nbytes >= self.policy.nbytes:
+            path = files.join(self.folder.quarantine(self.session), f"{chunk.chunk:09d}.arrow")
+            chunk = replace(chunk, result=ResultRef.of(write_table(rows, path)))
+        elif rows is not None:
+            self._quarantine.add(chunk.chunk, encode(rows))
+        self._settled.append(chunk)
+        self._touch()
+
+    def cancelled(self, chunk: SettledChunk) -> None:
+        """Collect a chunk that was cancelled: it is neither solved nor given up."""
         self._settled.append(chunk)
         self._touch()
 
@@ -79,7 +102,7 @@ class Recorder:
         """Seconds until a flush is due; None if nothing was collected."""
         if self._since is None:
             return None
-        if self._segments.pending_bytes >= self.policy.nbytes:
+        if self._segments.pending_bytes + self._quarantine.pending_bytes >= self.policy.nbytes:
             return 0.0
         return max(0.0, self._since + self.policy.seconds - self.clock())
 
@@ -92,13 +115,17 @@ class Recorder:
         if self._since is None:
             return [], []
         self._refs.update(self._segments.flush())
+        self._refs.update(self._quarantine.flush())
         settled = [
             replace(chunk, result=self._refs[chunk.chunk]) if chunk.chunk in self._refs else chunk
             for chunk in self._settled
         ]
         rows = dict(self.rows)
         for chunk in settled:
-            rows["rows_solved" if chunk.outcome.solved else "rows_quarantined"] += chunk.rows
+            if chunk.outcome.solved:
+                rows["rows_solved"] += chunk.rows
+            elif chunk.given_up:
+                rows["rows_quarantined"] += chunk.rows
         self.store.commit(self.run_id, self._attempts, settled, heartbeat=time.time(), chunks=chunks, **rows)
         self.rows, keys = rows, self._keys
         self._attempts, self._settled, self._keys, self._refs, self._since = [], [], [], {}, None
@@ -109,6 +136,21 @@ class Recorder:
         if self.clock() - self._beaten >= HEARTBEAT_SECONDS:
             self._beaten = self.clock()
             self.store.update(self.run_id, heartbeat=time.time())
+
+    def requests(self, every: float = 0.5) -> list[CancelRequest]:
+        """What others asked of the run since the last call; looks at most every so many seconds."""
+        now = self.clock()
+        if self._asked is not None and now - self._asked < every:
+            return []
+        self._asked = now
+        return list(self.store.take_requests(self.run_id))
+
+    def live(self, state: Callable[[], LiveState], every: float = 1.0) -> None:
+        """Tell other processes how the run is doing; *state* is called at most every so many seconds."""
+        now = self.clock()
+        if self._told is None or now - self._told >= every:
+            self._told = now
+            self.store.save_live(self.run_id, state())
 
     def _touch(self) -> None:
         if self._since is None:

@@ -1,102 +1,29 @@
 """The records of runs, in a database: SQLite on one host, any database of SQLAlchemy's between hosts.
 
-One process writes a run at a time, the one that drives it; everybody may read.
+One process writes a run at a time, the one that drives it; everybody may read, and may ask that process to
+cancel.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from batchrun.errors import RunNotFoundError, StoreError, near_miss
-from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
-from batchrun.store import schema
+from batchrun.errors import RunNotFoundError, near_miss
+from batchrun.outcome import Attempt, Outcome, RunState
+from batchrun.store import history, live, requests, rows, schema
+from batchrun.store.database import Database
+from batchrun.store.live import LiveState
+from batchrun.store.records import ChunkLog, RunRecord, SettledChunk
+from batchrun.store.requests import CancelRequest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from batchrun.data.results import ResultRef
-
-__all__ = ["RunRecord", "RunStore", "SettledChunk"]
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What the store knows of a run as a whole."""
-
-    run_id: str
-    """Its id; begins with the pipeline's name and the time, so that ids sort by age within a pipeline."""
-    pipeline: str
-    """The pipeline's name."""
-    target: str | None
-    """``module:name`` of the pipeline; None if another process cannot load it."""
-    state: RunState
-    """Where it stands."""
-    created: float
-    """When it was made, in seconds since the epoch."""
-    split: str
-    """How the input is split, as text."""
-    folder: str
-    """Where its files are."""
-    rows_in: int
-    """Rows of the input."""
-    started: float | None = None
-    """When its latest session began."""
-    ended: float | None = None
-    """When it ended."""
-    heartbeat: float | None = None
-    """When its driver was last known to be at work."""
-    driver: str | None = None
-    """The process that drives it: host, process id, start time of the process."""
-    params: dict[str, Any] = field(default_factory=dict)
-    """All parameters, as JSON values."""
-    settings: list[dict[str, str]] = field(default_factory=list)
-    """Effective settings: key, value, source."""
-    input: dict[str, Any] = field(default_factory=dict)
-    """The input: description, rows, bytes_per_row, fingerprint."""
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    """Each stage: name, memory, resources, leg."""
-    cluster: str = ""
-    """What it ran on, in a few words."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Versions of Python and of the packages that matter."""
-    rows_solved: int = 0
-    """Rows in chunks with a result."""
-    rows_quarantined: int = 0
-    """Rows in chunks that were given up."""
-    rows_cancelled: int = 0
-    """Rows that were not solved because the run stopped; known once it has ended."""
-    chunks: int = 0
-    """Chunks planned so far."""
-    combined: str | None = None
-    """The file of the combined result."""
-    error: ErrorRecord | None = None
-    """The error that ended the run, if one did."""
-
-
-@dataclass(frozen=True)
-class SettledChunk:
-    """A chunk that has its outcome."""
-
-    chunk: int
-    """Its number."""
-    outcome: Outcome
-    """How it ended."""
-    rows: int
-    """Its input rows."""
-    rows_out: int
-    """Rows of its result."""
-    seconds: float
-    """Seconds of all its attempts together."""
-    result: ResultRef | None = None
-    """Where its result lies; None unless it was solved."""
+__all__ = ["ChunkLog", "RunRecord", "RunStore", "SettledChunk"]
 
 
 class RunStore:
@@ -109,18 +36,12 @@ class RunStore:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
-        with _translated(self.url):
-            if self.url.get_backend_name() == "sqlite" and self.url.database not in (None, "", ":memory:"):
-                Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            self._engine = sa.create_engine(self.url)
-            if self.url.get_backend_name() == "sqlite":
-                sa.event.listen(self._engine, "connect", _prepare_sqlite)
-            self._migrate()
+        self._database = Database(url)
+        self._begin = self._database.begin
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> RunStore:
         return self
@@ -133,7 +54,7 @@ class RunStore:
     def create(self, record: RunRecord) -> None:
         """Record a new run."""
         with self._begin() as connection:
-            connection.execute(schema.runs.insert().values(**_to_row(record)))
+            connection.execute(schema.runs.insert().values(**rows.run_row(record)))
 
     def update(self, run_id: str, **changes: Any) -> None:
         """Change fields of a run; names are those of RunRecord."""
@@ -145,23 +66,32 @@ class RunStore:
     def reopen(self, run_id: str, **changes: Any) -> None:
         """Begin a session: chunks without a result are no longer settled, and fields of the run change.
 
-        Their attempts stay on record.
+        Their attempts and logs stay on record. What an earlier session left behind, its live state and
+        requests that it did not see, is forgotten; of a run that begins for the first time they are kept.
         """
-        table = schema.chunks
+        runs, chunks = schema.runs, schema.chunks
         solved = [outcome.value for outcome in Outcome if outcome.solved]
         with self._begin() as connection:
-            connection.execute(table.delete().where(table.c.run_id == run_id, table.c.outcome.not_in(solved)))
-            connection.execute(schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes))
+            state = connection.execute(sa.select(runs.c.state).where(runs.c.run_id == run_id)).scalar()
+            if state != RunState.QUEUED.value:
+                requests.discard(connection, run_id)
+            live.clear(connection, run_id)
+            connection.execute(
+                chunks.delete().where(chunks.c.run_id == run_id, chunks.c.outcome.not_in(solved))
+            )
+            connection.execute(runs.update().where(runs.c.run_id == run_id).values(**changes))
 
     def commit(
         self, run_id: str, attempts: Sequence[Attempt], settled: Sequence[SettledChunk], **changes: Any
     ) -> None:
-        """Record attempts and settled chunks, and change fields of the run, in one transaction."""
+        """Record attempts with their logs and settled chunks, and change fields of the run, in one
+        transaction."""
+        logs = rows.log_rows(run_id, attempts)
         with self._begin() as connection:
             if attempts:
-                connection.execute(
-                    schema.attempts.insert(), [_attempt_row(run_id, attempt) for attempt in attempts]
-                )
+                connection.execute(schema.attempts.insert(), rows.attempt_rows(run_id, attempts))
+            if logs:
+                connection.execute(schema.logs.insert(), logs)
             if settled:
                 numbers = [chunk.chunk for chunk in settled]
                 connection.execute(
@@ -170,11 +100,39 @@ class RunStore:
                     ),
                     [{"b_chunk": number} for number in numbers],
                 )
-                connection.execute(schema.chunks.insert(), [_chunk_row(run_id, chunk) for chunk in settled])
+                connection.execute(schema.chunks.insert(), rows.chunk_rows(run_id, settled))
             if changes:
                 connection.execute(
                     schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes)
                 )
+
+    def take_requests(self, run_id: str) -> Sequence[CancelRequest]:
+        """Requests to cancel that were not given before, oldest first."""
+        with self._begin() as connection:
+            return requests.take(connection, run_id)
+
+    def save_live(self, run_id: str, state: LiveState) -> None:
+        """Tell how the run is doing, in place of what was told before."""
+        with self._begin() as connection:
+            live.save(connection, run_id, state)
+
+    def clear_live(self, run_id: str) -> None:
+        """Forget how the run was doing, at its end."""
+        with self._begin() as connection:
+            live.clear(connection, run_id)
+
+    # Asking: everybody may.
+
+    def request_cancel(self, run_id: str, *, chunk: int | None = None, keep_best: bool = False) -> None:
+        """Ask the driver of a run to stop it, or one chunk of it.
+
+        Args:
+            run_id: The run's whole id.
+            chunk: The chunk's number; None for the run.
+            keep_best: Whether the best answer so far counts as the result of a solve that is stopped.
+        """
+        with self._begin() as connection:
+            requests.ask(connection, run_id, chunk=chunk, keep_best=keep_best)
 
     # Reading.
 
@@ -190,13 +148,13 @@ class RunStore:
             return newest[0]
         with self._begin() as connection:
             table = schema.runs
-            rows = connection.execute(
+            found = connection.execute(
                 sa.select(table).where(table.c.run_id.startswith(text, autoescape=True)).limit(3)
             ).all()
-            exact = [row for row in rows if row.run_id == text]
-            if len(exact or rows) == 1:
-                return _from_row((exact or rows)[0])
-            if rows:
+            exact = [row for row in found if row.run_id == text]
+            if len(exact or found) == 1:
+                return rows.run_from_row((exact or found)[0])
+            if found:
                 raise RunNotFoundError(f"more than one run begins with {text!r}; give more of its id")
             known = connection.execute(
                 sa.select(table.c.run_id).order_by(table.c.created.desc()).limit(1000)
@@ -212,169 +170,80 @@ class RunStore:
         if state is not None:
             query = query.where(table.c.state == state.value)
         with self._begin() as connection:
-            return [_from_row(row) for row in connection.execute(query)]
+            return [rows.run_from_row(row) for row in connection.execute(query)]
 
     def settled(self, run_id: str) -> Sequence[SettledChunk]:
         """All settled chunks of a run, by number."""
-        from batchrun.data.results import ResultRef
-
         table = schema.chunks
         query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.chunk)
         with self._begin() as connection:
-            return [
-                SettledChunk(
-                    row.chunk,
-                    Outcome(row.outcome),
-                    row.rows,
-                    row.rows_out,
-                    row.seconds,
-                    ResultRef(row.path, row.first_batch, row.batches, row.rows_out, row.nbytes)
-                    if row.path is not None
-                    else None,
-                )
-                for row in connection.execute(query)
-            ]
+            return [rows.settled_from_row(row) for row in connection.execute(query)]
 
     def attempts(self, run_id: str) -> pd.DataFrame:
-        """One row an attempt, in the order in which they were recorded."""
-        import pandas as pd
+        """One row an attempt, in the order in which they were recorded.
 
-        table = schema.attempts
-        columns = [column for column in table.c if column.name not in ("id", "run_id")]
-        query = sa.select(*columns).where(table.c.run_id == run_id).order_by(table.c.id)
+        Beside the fields of an attempt it has error_type, error, traceback and signature of its error, and
+        objective, bound and gap of its last incumbent. ``cause`` is missing and ``decision`` and
+        ``next_step`` are empty where there is none.
+        """
         with self._begin() as connection:
-            rows = connection.execute(query).all()
-        frame = pd.DataFrame(rows, columns=[column.name for column in columns])
-        texts = [column.name for column in columns if isinstance(column.type, sa.String)]
-        return frame.astype({**dict.fromkeys(texts, "str"), "peak_memory": "Int64"})
+            return history.attempts(connection, run_id)
+
+    def incumbents(self, run_id: str, chunk: int | None = None) -> pd.DataFrame:
+        """One row an answer that an attempt of a run, or of one chunk, published: chunk, stage, attempt,
+        seconds since the attempt began, objective, bound, gap. By chunk, then by time."""
+        with self._begin() as connection:
+            return history.incumbents(connection, run_id, chunk)
+
+    def logs(self, run_id: str, chunk: int | None = None) -> Sequence[ChunkLog]:
+        """What attempts of a run, or of one chunk, printed and logged; those that still run are among them.
+
+        By chunk, then by time.
+        """
+        table = schema.logs
+        query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.id)
+        if chunk is not None:
+            query = query.where(table.c.chunk == chunk)
+        with self._begin() as connection:
+            # The state comes first: an attempt that ends in between is left out otherwise.
+            state = live.read(connection, run_id)
+            found = [
+                ChunkLog(row.chunk, row.stage, row.attempt, row.text) for row in connection.execute(query)
+            ]
+        known = {(log.chunk, log.stage, log.attempt) for log in found}
+        for running in state.running if state else ():
+            wanted = running.log and chunk in (None, running.chunk)
+            if wanted and (running.chunk, running.stage, running.attempt) not in known:
+                found.append(ChunkLog(running.chunk, running.stage, running.attempt, running.log, live=True))
+        return sorted(found, key=lambda log: log.chunk)
+
+    def live(self, run_id: str) -> LiveState | None:
+        """How a run is doing at this moment, as its driver told last.
+
+        None if it told nothing yet or has ended. The state of a driver that was killed stays until the run is
+        resumed: compare its time.
+        """
+        with self._begin() as connection:
+            return live.read(connection, run_id)
 
     def last_tries(self, run_id: str) -> dict[tuple[int, str], int]:
         """How often each chunk was tried at each stage so far."""
-        table = schema.attempts
-        query = (
-            sa.select(table.c.chunk, table.c.stage, sa.func.max(table.c.attempt))
-            .where(table.c.run_id == run_id)
-            .group_by(table.c.chunk, table.c.stage)
-        )
         with self._begin() as connection:
-            return {(chunk, stage): tries for chunk, stage, tries in connection.execute(query)}
+            return history.last_tries(connection, run_id)
 
-    # Inside.
+    def peaks(self, pipeline: str, stage: str, limit: int = 2000) -> Sequence[tuple[int, int]]:
+        """How much memory a stage took, in all runs of the pipeline of that name.
 
-    @contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
-        with _translated(self.url), self._engine.begin() as connection:
-            yield connection
+        Rows given and most bytes used of each attempt that had all the memory it needed or ran out of it,
+        newest first, at most *limit*.
+        """
+        with self._begin() as connection:
+            return history.peaks(connection, pipeline, stage, limit)
 
-    def _migrate(self) -> None:
-        """Bring the tables up to date; quick, and without Alembic, where they already are."""
-        with self._engine.connect() as connection:
-            inspector = sa.inspect(connection)
-            found = None
-            if inspector.has_table("alembic_version"):
-                found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-        if found == schema.REVISION:
-            return
-        if found is not None and found > schema.REVISION:
-            raise StoreError(
-                f"the store at {self.url.render_as_string()} was written by a newer batchrun (its schema is "
-                f"{found}, this one knows {schema.REVISION}); upgrade batchrun"
-            )
-        from alembic import command
-        from alembic.config import Config
+    def durations(self, pipeline: str, stage: str) -> tuple[int, float, float] | None:
+        """How long a stage took, in all runs of the pipeline of that name.
 
-        config = Config()
-        config.set_main_option(
-            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
-        )
-        with self._engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    """Let readers and the writer work side by side, and wait for each other instead of failing."""
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 30000")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-@contextmanager
-def _translated(url: sa.URL) -> Iterator[None]:
-    """Say what a database error means for the user."""
-    place = url.render_as_string(hide_password=True)
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"the store at {place} cannot be opened: {error}") from error
-    except sa.exc.NoSuchModuleError as error:
-        raise StoreError(f"{place} is not a database that SQLAlchemy knows: {error}") from error
-    except sa.exc.ArgumentError as error:
-        raise StoreError(f"the store's address cannot be read: {error}") from error
-    except sa.exc.DBAPIError as error:
-        reason = str(error.orig)
-        advice = "is the folder there, and may you write to it?"
-        if re.search("full|disk I/O", reason):
-            advice = "free some disk space, then `batchrun resume` goes on where it stopped"
-        elif re.search("read-?only", reason):
-            advice = "it can be read only; give `store:` in cluster.yaml a folder that you may write to"
-        elif re.search("not a database|malformed", reason):
-            advice = "the file is not one of batchrun's; name another with `store:` in cluster.yaml"
-        raise StoreError(f"the store at {place} failed: {reason}; {advice}") from error
-
-
-def _to_row(record: RunRecord) -> dict[str, Any]:
-    row = {item.name: getattr(record, item.name) for item in fields(record)}
-    row["state"] = record.state.value
-    row["error"] = asdict(record.error) if record.error else None
-    json.dumps(row["params"])
-    return row
-
-
-def _from_row(row: Any) -> RunRecord:
-    values = dict(row._mapping)
-    error = values.pop("error")
-    record = RunRecord(**{**values, "state": RunState(values["state"])})
-    if error:
-        record = replace(record, error=ErrorRecord(**{**error, "classes": tuple(error["classes"])}))
-    return record
-
-
-def _attempt_row(run_id: str, attempt: Attempt) -> dict[str, Any]:
-    error = attempt.error
-    return {
-        "run_id": run_id,
-        "chunk": attempt.chunk,
-        "stage": attempt.stage,
-        "attempt": attempt.attempt,
-        "worker": attempt.worker,
-        "outcome": attempt.outcome.value,
-        "started": attempt.started,
-        "seconds": attempt.seconds,
-        "rows_in": attempt.rows_in,
-        "rows_out": attempt.rows_out,
-        "peak_memory": attempt.peak_memory,
-        "error_type": error.type if error else None,
-        "error": error.message if error else None,
-        "traceback": error.traceback if error else None,
-        "signature": error.signature if error else None,
-    }
-
-
-def _chunk_row(run_id: str, chunk: SettledChunk) -> dict[str, Any]:
-    result = chunk.result
-    return {
-        "run_id": run_id,
-        "chunk": chunk.chunk,
-        "outcome": chunk.outcome.value,
-        "rows": chunk.rows,
-        "rows_out": chunk.rows_out,
-        "seconds": chunk.seconds,
-        "path": result.path if result else None,
-        "first_batch": result.first_batch if result else None,
-        "batches": result.batches if result else None,
-        "nbytes": result.nbytes if result else None,
-    }
+        How many attempts were solved, and the median and the longest of their seconds; None if none was.
+        """
+        with self._begin() as connection:
+            return history.durations(connection, pipeline, stage)

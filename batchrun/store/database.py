@@ -1,0 +1,118 @@
+"""A database that is opened, brought up to date, and whose errors say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from batchrun.errors import StoreError
+from batchrun.store import schema
+
+__all__ = ["Database"]
+
+
+class Database:
+    """The tables of ``schema`` in a database.
+
+    Args:
+        url: A SQLAlchemy URL; ``sqlite:///path`` makes the file and its folder when needed.
+
+    Raises StoreError if the database cannot be opened, or is of a newer batchrun.
+    """
+
+    def __init__(self, url: str) -> None:
+        with _translated("the store's address"):
+            self.url = sa.make_url(url)
+        self._place = f"the store at {self.url.render_as_string(hide_password=True)}"
+        with _translated(self._place):
+            if self._is_sqlite and self.url.database not in (None, "", ":memory:"):
+                Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            self.engine = sa.create_engine(self.url)
+            if self._is_sqlite:
+                sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            self._migrate()
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A connection whose changes are committed together at the end, or not at all."""
+        with _translated(self._place), self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    def _migrate(self) -> None:
+        """Bring the tables up to date; quick, and without Alembic, where they already are."""
+        with self.engine.connect() as connection:
+            if self._is_current(connection):
+                return
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option(
+            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
+        )
+        with self.engine.begin() as connection:
+            if self._is_sqlite:
+                # Otherwise each statement is a transaction of its own, and two processes do the same work.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                if self._is_current(connection):
+                    return
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def _is_current(self, connection: sa.Connection) -> bool:
+        """Whether the tables are those of this version. Raises StoreError if they are of a newer one."""
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return False
+        found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        if found is not None and found > schema.REVISION:
+            raise StoreError(
+                f"{self._place} was written by a newer batchrun (its schema is {found}, this one knows "
+                f"{schema.REVISION}); upgrade batchrun"
+            )
+        return bool(found == schema.REVISION)
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    """Let readers and the writer work side by side, and wait for each other instead of failing."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 30000")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+@contextmanager
+def _translated(place: str) -> Iterator[None]:
+    """Say what a database error means for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{place} cannot be opened: {error}") from error
+    except sa.exc.NoSuchModuleError as error:
+        raise StoreError(f"{place} is not of a database that SQLAlchemy knows: {error}") from error
+    except sa.exc.ArgumentError as error:
+        raise StoreError(f"{place} cannot be read: {error}") from error
+    except sa.exc.DBAPIError as error:
+        reason = str(error.orig)
+        advice = "is the folder there, and may you write to it?"
+        if re.search("full|disk I/O", reason):
+            advice = "free some disk space, then `batchrun resume` goes on where it stopped"
+        elif re.search("read-?only", reason):
+            advice = "it can be read only; give `store:` in cluster.yaml a folder that you may write to"
+        elif re.search("not a database|malformed", reason):
+            advice = "the file is not one of batchrun's; name another with `store:` in cluster.yaml"
+        raise StoreError(f"{place} failed: {reason}; {advice}") from error
