@@ -7,8 +7,9 @@ The rules, in order:
    the way back and forth would cost more (``look_ahead``).
 2. The leg with the scarcest demand first, so that a tagged worker is not spent on what could run anywhere.
 3. Among equally scarce legs the later one, so that chunks end early and little is left half done.
-4. Within a leg the chunk with most rows first (longest processing time: R. Graham, 1969), then in
-   input order.
+4. Within a leg parts of chunks that were cut first, the smallest of them before all, so that a bad row is
+   found and a broken function known soon; then the chunk with most rows (longest processing time:
+   R. Graham, 1969), then in input order.
 5. On the worker that has least to spare: fewest tags that are not asked for, then least memory, then
    most free threads; a worker on which the chunk failed before comes last.
 6. A chunk that was lost together with a worker has a worker for itself the next time, so that a chunk
@@ -19,12 +20,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from batchrun.resources import MEMORY, Demand, Worker
 
-__all__ = ["Choice", "Dispatcher", "Waiting"]
+__all__ = ["Choice", "Dispatcher", "Lane", "Waiting"]
 
 DEEPEST_LOOK_AHEAD = 8
 """The most chunks that wait behind one busy thread, however short they are."""
@@ -44,6 +45,29 @@ class Waiting:
     """Names of workers on which it failed before."""
     alone: bool = False
     """Whether nothing else may be on its worker while it runs."""
+    part: bool = False
+    """Whether it is a part of a chunk that was cut."""
+    memory: int = 0
+    """Bytes that it needs in place of what its leg asks for; 0 for just that."""
+    fresh: bool = False
+    """Whether it needs a process in which nothing ran before."""
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """Where it stands among those that wait for the same."""
+        return not self.part, self.rows if self.part else -self.rows, self.chunk
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Chunks that wait for the same kind of slot share a lane."""
+
+    leg: int
+    """The leg that they wait for."""
+    memory: int
+    """Bytes that they need in place of what the leg asks for; 0 for just that."""
+    alone: bool
+    """Whether each needs a worker for itself."""
 
 
 @dataclass(frozen=True)
@@ -88,29 +112,49 @@ class Dispatcher:
     """The demand of each leg."""
     look_ahead_seconds: float = 0.25
     """Work that may wait behind a busy thread; chunks that take longer never do."""
-    _heaps: dict[tuple[int, bool], list[tuple[int, int, Waiting]]] = field(init=False)
+    isolated: frozenset[int] = frozenset()
+    """Legs whose chunks never wait behind another, because they must be stoppable."""
+    _lanes: dict[Lane, list[tuple[tuple[bool, int, int], Waiting]]] = field(default_factory=dict, init=False)
+    _order: list[Lane] = field(default_factory=list, init=False)
     _free: dict[str, _Free] = field(default_factory=dict, init=False)
     _shapes: dict[tuple[object, ...], list[str]] = field(default_factory=dict, init=False)
     _seconds: list[float | None] = field(init=False)
-    _order: list[int] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._heaps = {(leg, alone): [] for leg in range(len(self.demands)) for alone in (True, False)}
         self._seconds = [None for _ in self.demands]
 
     @property
     def waiting(self) -> int:
         """Chunks that wait."""
-        return sum(map(len, self._heaps.values()))
+        return sum(map(len, self._lanes.values()))
+
+    def demand(self, leg: int, memory: int = 0) -> Demand:
+        """What a chunk takes at a leg, with *memory* bytes in place of what the leg asks for if not 0."""
+        return replace(self.demands[leg], memory=memory) if memory else self.demands[leg]
 
     def add(self, item: Waiting) -> None:
         """A chunk waits from now on."""
-        heapq.heappush(self._heaps[item.leg, item.alone], (-item.rows, item.chunk, item))
+        lane = Lane(item.leg, item.memory, item.alone)
+        if lane not in self._lanes:
+            self._lanes[lane] = []
+            self._sort_lanes()
+        heapq.heappush(self._lanes[lane], (item.rank, item))
 
     def drop_waiting(self) -> None:
         """Nothing waits any more."""
-        for heap in self._heaps.values():
-            heap.clear()
+        self._lanes.clear()
+        self._order.clear()
+
+    def drop(self, chunks: Collection[int]) -> list[Waiting]:
+        """These chunks wait no more; returns those of them that did."""
+        dropped = []
+        for heap in self._lanes.values():
+            gone = [entry for entry in heap if entry[1].chunk in chunks]
+            if gone:
+                dropped += [item for _, item in gone]
+                heap[:] = [entry for entry in heap if entry[1].chunk not in chunks]
+                heapq.heapify(heap)
+        return dropped
 
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
@@ -127,8 +171,7 @@ class Dispatcher:
         for free in kept.values():
             shape = (tuple(sorted(free.worker.tags.items())), free.worker.memory, free.worker.threads)
             self._shapes.setdefault(shape, []).append(free.worker.address)
-        able = [sum(w.worker.can_ever_run(demand) for w in kept.values()) for demand in self.demands]
-        self._order = sorted(range(len(self.demands)), key=lambda leg: (able[leg], -leg))
+        self._sort_lanes()
 
     def measured(self, leg: int, seconds: float) -> None:
         """A chunk took so long on this leg; kept as a moving average."""
@@ -138,22 +181,22 @@ class Dispatcher:
     def look_ahead(self, leg: int) -> int:
         """How many chunks of this leg may wait behind each busy thread of a worker."""
         seconds, demand = self._seconds[leg], self.demands[leg]
-        if seconds is None or demand.memory or demand.tags:
+        if seconds is None or demand.memory or demand.tags or leg in self.isolated:
             return 0
         return min(DEEPEST_LOOK_AHEAD, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
 
     def choose(self) -> list[Choice]:
         """Match as many waiting chunks with free slots as there are, and take those slots."""
         choices: list[Choice] = []
-        for leg, alone in ((leg, alone) for leg in self._order for alone in (True, False)):
-            heap = self._heaps[leg, alone]
+        for lane in self._order:
+            heap, demand = self._lanes[lane], self.demand(lane.leg, lane.memory)
             while heap:
-                free = self._best(leg, heap[0][2])
+                free = self._best(lane, demand, heap[0][1])
                 if free is None:
                     break
-                item = heapq.heappop(heap)[2]
-                free.change(self.demands[leg], -1)
-                free.exclusive = alone
+                _, item = heapq.heappop(heap)
+                free.change(demand, -1)
+                free.exclusive = lane.alone
                 choices.append(Choice(item, free.worker))
         return choices
 
@@ -161,17 +204,31 @@ class Dispatcher:
         """The task of a choice no longer holds its slot; a worker that is gone has none to take back."""
         free = self._free.get(choice.worker.address)
         if free is not None:
-            free.change(self.demands[choice.waiting.leg], +1)
+            free.change(self.demand(choice.waiting.leg, choice.waiting.memory), +1)
             free.exclusive = free.exclusive and not choice.waiting.alone
+
+    def larger_memory(self, leg: int, memory: int) -> int | None:
+        """The least that any worker with the tags of the leg has beyond *memory* bytes; None if none has."""
+        wanted = replace(self.demands[leg], memory=0)
+        have = {free.worker.memory for free in self._free.values() if free.worker.can_ever_run(wanted)}
+        return min((size for size in have if size > memory), default=None)
 
     def unmet(self) -> list[Demand]:
         """Demands of waiting chunks that no live worker could meet even when idle."""
-        workers = [free.worker for free in self._free.values()]
+        return [demand for demand, _, able in self.queues() if not able]
+
+    def queues(self) -> list[tuple[Demand, Lane, int]]:
+        """Each demand that chunks wait for, its lane, and how many live workers could ever meet it."""
         return [
-            demand
-            for leg, demand in enumerate(self.demands)
-            if self._count(leg) and not any(worker.can_ever_run(demand) for worker in workers)
+            (demand, lane, self._able(demand))
+            for lane in self._order
+            if self._lanes[lane]
+            for demand in (self.demand(lane.leg, lane.memory),)
         ]
+
+    def count(self, lane: Lane) -> int:
+        """How many chunks wait in a lane."""
+        return len(self._lanes.get(lane, ()))
 
     def slots(self, *, behind: int = 0) -> list[tuple[str, float, float, float]]:
         """Each kind of slot: name, capacity, used, and the demand that waits for it.
@@ -189,21 +246,28 @@ class Dispatcher:
                 has[tag] = has.get(tag, 0) + amount
                 left[tag] = left.get(tag, 0) + max(0, still[tag])
         waits: dict[str, float] = {}
-        for leg, demand in enumerate(self.demands):
-            count = self._count(leg) + (behind if leg == 0 else 0)
+        queues = [(self.demand(lane.leg, lane.memory), len(heap)) for lane, heap in self._lanes.items()]
+        for demand, number in [*queues, (self.demands[0], behind)]:
             for tag, amount in {"threads": 1, MEMORY: demand.memory, **demand.tags}.items():
-                waits[tag] = waits.get(tag, 0) + amount * count
+                waits[tag] = waits.get(tag, 0) + amount * number
         return [
             (tag, has.get(tag, 0), has.get(tag, 0) - left.get(tag, 0), waits.get(tag, 0))
             for tag in ("threads", MEMORY, *tags)
         ]
 
-    def _count(self, leg: int) -> int:
-        return len(self._heaps[leg, True]) + len(self._heaps[leg, False])
+    def _able(self, demand: Demand) -> int:
+        return sum(free.worker.can_ever_run(demand) for free in self._free.values())
 
-    def _best(self, leg: int, item: Waiting) -> _Free | None:
+    def _sort_lanes(self) -> None:
+        """The scarcest demand first, then the later leg, then those that need a worker for themselves."""
+        able = {lane: self._able(self.demand(lane.leg, lane.memory)) for lane in self._lanes}
+        self._order = sorted(
+            self._lanes, key=lambda lane: (able[lane], -lane.leg, not lane.alone, -lane.memory)
+        )
+
+    def _best(self, lane: Lane, demand: Demand, item: Waiting) -> _Free | None:
         """The free worker that has least to spare; workers of one shape are looked at together."""
-        demand, depth = self.demands[leg], 0 if item.alone else self.look_ahead(leg)
+        depth = 0 if lane.alone else self.look_ahead(lane.leg)
         best: tuple[tuple[object, ...], _Free] | None = None
         for addresses in self._shapes.values():
             worker = self._free[addresses[0]].worker
@@ -212,7 +276,7 @@ class Dispatcher:
             surplus = len(set(worker.tags) - set(demand.tags))
             for address in addresses:
                 free = self._free[address]
-                if not free.fits(demand, depth, alone=item.alone):
+                if not free.fits(demand, depth, alone=lane.alone):
                     continue
                 seen = free.worker.name in item.avoid
                 rank = (seen, free.threads <= 0, surplus, worker.memory, -free.threads)

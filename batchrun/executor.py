@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.resources import Demand, Worker
+from batchrun.status import TaskStatus
 
 if TYPE_CHECKING:
     from batchrun.data.source import Source
     from batchrun.worker.task import Task, TaskResult
 
-__all__ = ["Executor", "InlineExecutor", "Placement", "Signal", "TaskDone", "TaskLost", "WorkersChanged"]
+__all__ = [
+    "Executor",
+    "InlineExecutor",
+    "Placement",
+    "Signal",
+    "TaskDone",
+    "TaskLost",
+    "TaskReported",
+    "WorkersChanged",
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,15 @@ class WorkersChanged:
     """A worker came or went; ``Executor.workers`` has the new list."""
 
 
-Signal = TaskDone | TaskLost | WorkersChanged
+@dataclass(frozen=True)
+class TaskReported:
+    """A task that runs told how it is doing. Some may be lost on the way, and one may come late."""
+
+    status: TaskStatus
+    """How it is doing."""
+
+
+Signal = TaskDone | TaskLost | TaskReported | WorkersChanged
 
 
 class Executor(Protocol):
@@ -89,8 +107,17 @@ class Executor(Protocol):
         """Forget tasks that are done and whose results are durable."""
         ...
 
+    def stop(self, keys: Sequence[str], *, keep_best: bool, grace: float) -> None:
+        """Ask running tasks to come to an end, and return at once.
+
+        Stages see ``should_stop``. The process of one that goes on is killed after *grace* seconds, and what
+        ran in it gives a TaskDone whose last attempt is cancelled, or stopped with its incumbent if
+        *keep_best*. A stage that runs in the worker's own process can only be asked.
+        """
+        ...
+
     def cancel(self, keys: Sequence[str]) -> None:
-        """Give up tasks; nothing more is heard of them."""
+        """Give up tasks and stop what runs as far as that is possible; nothing more is heard of them."""
         ...
 
     def regroup(self, source: Source, columns: tuple[str, ...], folder: str) -> Source:
@@ -152,10 +179,16 @@ class InlineExecutor:
             time.sleep(timeout or 0)
             return []
         task = self._waiting.popleft()
-        return [TaskDone(task.key, run_task(self._program, task, worker="inline"))]
+        told: list[TaskStatus] = []
+        result = run_task(self._program, task, worker="inline", report=told.append, in_process=True)
+        return [*(TaskReported(status) for status in told), TaskDone(task.key, result)]
 
     def release(self, keys: Sequence[str]) -> None:
         """Nothing is held."""
+
+    def stop(self, keys: Sequence[str], *, keep_best: bool, grace: float) -> None:
+        """Drop tasks that have not begun; one that runs is not interrupted, for it holds this thread."""
+        self.cancel(keys)
 
     def cancel(self, keys: Sequence[str]) -> None:
         """Drop tasks that have not begun."""

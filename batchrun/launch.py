@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchrun.allowance import read_allowance, rows_allowed
 from batchrun.config import RunSettings, Settings, load_settings, settings_for_address
 from batchrun.data import files
 from batchrun.data.source import Source, open_source
 from batchrun.definition import Pipeline, Stage, as_pipeline
 from batchrun.errors import PipelineError, RunNotFoundError, UsageError
+from batchrun.estimate import fit_memory
 from batchrun.events import Observer
 from batchrun.executor import Executor, InlineExecutor
 from batchrun.loading import load_pipeline
 from batchrun.outcome import RunState
 from batchrun.report import RunReport
 from batchrun.runner import RunnerSettings
-from batchrun.session import Session, check_demands
+from batchrun.session import Session, check_demands, describe_stages
 from batchrun.split import Split
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name, driving, is_driven
@@ -46,6 +48,7 @@ def run_pipeline(
     split: Split | None = None,
     combine: Callable[..., Any] | None = None,
     columns: Sequence[str] | None = None,
+    max_quarantined: int | float | str | None = None,
     progress: bool = True,
     observers: Sequence[Observer] = (),
     settings: Settings | None = None,
@@ -63,6 +66,8 @@ def run_pipeline(
         split: How to cut the input; needed for a plain function, and replaces the split of a pipeline.
         combine: For a plain function: takes an iterator of result frames and gives one frame.
         columns: For a plain function: the input columns to read.
+        max_quarantined: End the run early once more rows than this are quarantined: a number, or a share like
+            ``"5%"`` or 0.05. By default what ``cluster.yaml`` says.
         progress: Whether to show a live display, in a notebook or terminal.
         observers: Called with each event of the run.
         settings: Store and run settings, in place of those that go with *cluster*.
@@ -85,6 +90,7 @@ def run_pipeline(
     """
     named = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     pipe = as_pipeline(named, split=split, combine=combine, columns=columns)
+    allowance = read_allowance(max_quarantined)
     bound = pipe.bind(params or {})
     settings = settings or _settings(cluster)
     run_id = _new_run_id(pipe)
@@ -96,7 +102,18 @@ def run_pipeline(
         source, executor = _prepare(pipe, data, folder, opener)
         store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
         watching = [*observers, *stack.enter_context(_displays(progress, executor))]
-        session = _session(run_id, pipe, bound.record, source, folder, store, executor, settings, watching)
+        session = _session(
+            run_id,
+            pipe,
+            bound.record,
+            source,
+            folder,
+            store,
+            executor,
+            settings,
+            watching,
+            allowance,
+        )
         with driving(session.run_id):
             session.drive()
     return RunReport(settings.store_url, run_id)
@@ -248,7 +265,6 @@ def _new_record(
     folder: RunFolder,
     executor: Executor,
 ) -> RunRecord:
-    legs = {stage: leg for leg, stages in enumerate(pipeline.legs) for stage in stages}
     return RunRecord(
         run_id=run_id,
         pipeline=pipeline.name,
@@ -271,15 +287,7 @@ def _new_record(
             "bytes_per_row": source.bytes_per_row,
             "fingerprint": source.fingerprint,
         },
-        stages=[
-            {
-                "name": stage.name,
-                "memory": stage.demand.memory,
-                "resources": dict(stage.demand.tags),
-                "leg": legs[number],
-            }
-            for number, stage in enumerate(pipeline.stages)
-        ],
+        stages=describe_stages(pipeline),
         cluster=executor.description,
         versions=_versions(),
     )
@@ -295,8 +303,14 @@ def _session(
     executor: Executor,
     settings: Settings,
     observers: Sequence[Observer],
+    max_quarantined: int | float | None = None,
 ) -> Session:
     run: RunSettings = settings.run
+    pipeline, estimates, reasons = fit_memory(
+        pipeline, lambda stage: store.peaks(pipeline.name, stage), executor.workers()
+    )
+    check_demands(pipeline, executor.workers())
+    allowance = max_quarantined if max_quarantined is not None else run.max_quarantined
     return Session(
         run_id=run_id,
         pipeline=pipeline,
@@ -312,8 +326,13 @@ def _session(
             look_ahead=run.look_ahead,
             workers_timeout=run.workers_timeout,
             stop_grace=run.stop_grace,
+            solution_grace=run.solution_grace,
+            chunks_per_child=run.chunks_per_child,
+            max_quarantined=rows_allowed(allowance, source.rows),
         ),
         observers=observers,
+        estimates=estimates,
+        memory_from=reasons,
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from batchrun.dispatch import Dispatcher
 from batchrun.events import (
     AttemptEnded,
+    ChunkCut,
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -23,6 +25,7 @@ from batchrun.events import (
 from batchrun.outcome import Attempt, ErrorRecord
 from batchrun.plan import Plan
 from batchrun.resources import Worker
+from batchrun.status import TaskStatus
 from batchrun.store.runs import SettledChunk
 
 __all__ = ["Narrator"]
@@ -54,7 +57,7 @@ class Narrator:
         """More of the input is cut into chunks."""
         self.tell(
             ChunksPlanned(
-                self.run_id, time.time(), len(plan), plan.rows, plan.settled_chunks, plan.settled_rows
+                self.run_id, time.time(), plan.standing, plan.rows, plan.settled_chunks, plan.settled_rows
             )
         )
 
@@ -68,6 +71,14 @@ class Narrator:
         """Chunks were given to workers."""
         self.tell(ChunksPlaced(self.run_id, time.time(), tuple(chunks), tuple(workers)))
 
+    def reported(self, chunk: int, worker: str, status: TaskStatus) -> None:
+        """A chunk that runs told how it is doing."""
+        self.tell(ChunkReported(self.run_id, time.time(), chunk, worker, status))
+
+    def cut(self, chunk: int, parts: Sequence[int], rows: Sequence[int]) -> None:
+        """A chunk was cut into parts."""
+        self.tell(ChunkCut(self.run_id, time.time(), chunk, tuple(parts), tuple(rows)))
+
     def ended(self, attempt: Attempt) -> None:
         """An attempt ended."""
         self.tell(AttemptEnded(self.run_id, time.time(), attempt))
@@ -80,7 +91,9 @@ class Narrator:
         """Chunks have their outcome, and it is durable."""
         for c in chunks:
             self.tell(
-                ChunkSettled(self.run_id, time.time(), c.chunk, c.outcome, c.rows, c.rows_out, c.seconds)
+                ChunkSettled(
+                    self.run_id, time.time(), c.chunk, c.outcome, c.rows, c.rows_out, c.seconds, c.gap
+                )
             )
 
     def stopping(self, running: int, grace: float) -> None:

@@ -1,8 +1,14 @@
-"""The chunks of one run, written down wave by wave before any of them is dispatched."""
+"""The chunks of one run, written down wave by wave before any of them is dispatched.
+
+A chunk that fails is cut into parts, which are chunks of their own and take its place. They have the numbers
+that follow those of all chunks planned before, so numbers are in input order only among chunks that are no
+parts; first rows always tell the order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +18,55 @@ from batchrun.data import files
 from batchrun.data.load import load, write_table
 from batchrun.data.source import Source
 from batchrun.data.table import Stored
-from batchrun.split import AutoSizer, ByRows, ChunkPlan, Split, plan_chunks
+from batchrun.split import AutoSizer, ByGroup, ByRows, ChunkPlan, Split, halve, plan_chunks
 from batchrun.store.artifacts import RunFolder
 
-__all__ = ["Plan", "read_plan"]
+__all__ = ["Plan", "PlannedChunks", "read_plan"]
+
+Integers = npt.NDArray[np.int64]
+
+NO_PARENT = -1
+
+
+@dataclass(frozen=True)
+class PlannedChunks:
+    """The chunks that were written down so far, as columns of equal length."""
+
+    starts: Integers
+    """First row of each chunk."""
+    stops: Integers
+    """One past the last row of each chunk."""
+    parents: Integers
+    """The chunk that each is a part of; -1 for one that is no part."""
+    waves: int
+    """In how many files they are written down."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def is_cut(self) -> npt.NDArray[np.bool_]:
+        """Whether each chunk was cut into parts, which take its place."""
+        cut = np.zeros(len(self), bool)
+        cut[self.parents[self.parents != NO_PARENT]] = True
+        return cut
+
+    @property
+    def rows(self) -> int:
+        """Rows of the input that are in chunks, each counted once."""
+        whole = self.parents == NO_PARENT
+        return int((self.stops[whole] - self.starts[whole]).sum())
+
+    def then(self, wave: ChunkPlan, parents: Integers | None = None) -> PlannedChunks:
+        """These chunks and those of one more wave."""
+        if parents is None:
+            parents = np.full(len(wave), NO_PARENT, np.int64)
+        return PlannedChunks(
+            np.concatenate([self.starts, wave.starts]),
+            np.concatenate([self.stops, wave.stops]),
+            np.concatenate([self.parents, parents]),
+            self.waves + 1,
+        )
 
 
 class Plan:
@@ -49,15 +100,21 @@ class Plan:
             if isinstance(split, ByRows) and split.rows == "auto"
             else None
         )
-        self._chunks, self._waves = read_plan(folder)
+        self._chunks = read_plan(folder)
         self._rows = self._chunks.rows
+        self._cut = int(self._chunks.is_cut.sum())
         self._seconds = 0.0
         self._measured = 0
-        self._order: npt.NDArray[np.int64] = self._longest_first(0)
+        self._order: Integers = self._longest_first(0)
         self._given = 0
 
     def __len__(self) -> int:
         return len(self._chunks)
+
+    @property
+    def standing(self) -> int:
+        """Chunks that have an outcome or will have one: all but those that were cut."""
+        return len(self._chunks) - self._cut
 
     @property
     def rows(self) -> int:
@@ -93,6 +150,25 @@ class Plan:
         start, stop = self.bounds(chunk)
         return stop - start
 
+    def is_part(self, chunk: int) -> bool:
+        """Whether a chunk is a part of one that was cut."""
+        return bool(self._chunks.parents[chunk] != NO_PARENT)
+
+    def parts_of(self, chunk: int) -> set[int]:
+        """The parts that a chunk was cut into, and theirs."""
+        found: set[int] = set()
+        new = {chunk}
+        while new and self._cut:
+            parents = np.fromiter(new, np.int64, len(new))
+            new = {int(part) for part in np.flatnonzero(np.isin(self._chunks.parents, parents))}
+            found |= new
+        return found
+
+    @property
+    def not_handed_out(self) -> set[int]:
+        """The chunks that ``take`` has yet to give."""
+        return {int(chunk) for chunk in self._order[self._given :]}
+
     def take(self, most: int) -> list[int]:
         """The numbers of the next chunks, at most so many; empty if all that are cut were handed out."""
         chunks = self._order[self._given : self._given + most]
@@ -115,36 +191,77 @@ class Plan:
             if self._measured:
                 self._sizer.seconds_per_row = self._seconds / self._measured
             wave = self._sizer.next_wave()
-        table = pa.table({"start": wave.starts, "stop": wave.stops})
-        write_table(table, self._folder.plan(self._waves))
         first = len(self._chunks)
-        self._waves += 1
+        self._write(wave)
         self._rows += wave.rows
-        self._chunks = self._chunks.then(wave)
         self._order = np.concatenate([self._order[self._given :], self._longest_first(first)])
         self._given = 0
+
+    def can_cut(self, chunk: int) -> bool:
+        """Whether a chunk has parts that mean something by themselves: independent rows, or whole groups."""
+        return self._middle(chunk) is not None
+
+    def cut(self, chunks: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Cut each of *chunks* in two and write the parts down.
+
+        Returns the numbers of the parts of each; they are handed out here, not by ``take``.
+        """
+        starts, stops, parents = [], [], []
+        for chunk in chunks:
+            (start, stop), middle = self.bounds(chunk), self._middle(chunk)
+            if middle is None:
+                raise ValueError(f"chunk {chunk} cannot be cut")
+            starts += [start, middle]
+            stops += [middle, stop]
+            parents += [chunk, chunk]
+        first = len(self._chunks)
+        wave = ChunkPlan(np.array(starts, np.int64), np.array(stops, np.int64))
+        self._write(wave, np.array(parents, np.int64))
+        self._cut += len(chunks)
+        return {chunk: (first + 2 * i, first + 2 * i + 1) for i, chunk in enumerate(chunks)}
 
     def measured(self, rows: int, seconds: float) -> None:
         """A chunk of so many rows took so long in all its stages."""
         self._measured += rows
         self._seconds += seconds
 
-    def _longest_first(self, first: int) -> npt.NDArray[np.int64]:
-        """Chunks from *first* on that are not settled: longest first, then in input order."""
+    def _middle(self, chunk: int) -> int | None:
+        start, stop = self.bounds(chunk)
+        if isinstance(self._split, ByRows):
+            return halve(start, stop)
+        if isinstance(self._split, ByGroup):
+            return halve(start, stop, self._source.group_starts)
+        return None
+
+    def _write(self, wave: ChunkPlan, parents: Integers | None = None) -> None:
+        table = pa.table({"start": wave.starts, "stop": wave.stops})
+        if parents is not None:
+            table = table.append_column("parent", pa.array(parents))
+        write_table(table, self._folder.plan(self._chunks.waves))
+        self._chunks = self._chunks.then(wave, parents)
+
+    def _longest_first(self, first: int) -> Integers:
+        """Chunks from *first* on that are neither settled nor cut: longest first, then in input order."""
         numbers = np.arange(first, len(self._chunks), dtype=np.int64)
+        numbers = numbers[~self._chunks.is_cut[numbers]]
         if self._settled:
             numbers = numbers[~np.isin(numbers, np.fromiter(self._settled, np.int64, len(self._settled)))]
         sizes = (self._chunks.stops - self._chunks.starts)[numbers]
         return numbers[np.argsort(-sizes, kind="stable")]
 
 
-def read_plan(folder: RunFolder) -> tuple[ChunkPlan, int]:
-    """The chunks that were written down so far, and in how many waves."""
-    starts, stops = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+def read_plan(folder: RunFolder) -> PlannedChunks:
+    """The chunks that were written down so far."""
+    empty = np.zeros(0, np.int64)
+    columns: dict[str, list[Integers]] = {"start": [empty], "stop": [empty], "parent": [empty]}
     waves = 0
     while files.exists(folder.plan(waves)):
         table = load(Stored(folder.plan(waves), rows=-1, nbytes=-1))
-        starts.append(table.column("start").to_numpy())
-        stops.append(table.column("stop").to_numpy())
+        columns["start"].append(table.column("start").to_numpy())
+        columns["stop"].append(table.column("stop").to_numpy())
+        no_parts = np.full(table.num_rows, NO_PARENT, np.int64)
+        has_parts = "parent" in table.column_names
+        columns["parent"].append(table.column("parent").to_numpy() if has_parts else no_parts)
         waves += 1
-    return ChunkPlan(np.concatenate(starts), np.concatenate(stops)), waves
+    starts, stops, parents = (np.concatenate(arrays) for arrays in columns.values())
+    return PlannedChunks(starts, stops, parents, waves)

@@ -9,10 +9,11 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 from batchrun.data import files
 from batchrun.data.load import write_table
@@ -21,11 +22,12 @@ from batchrun.data.source import Source
 from batchrun.data.table import to_table
 from batchrun.definition import BoundParameters, Pipeline
 from batchrun.errors import DemandError
+from batchrun.estimate import MemoryEstimate
 from batchrun.events import Observer, RunEnded, RunStarted
 from batchrun.executor import Executor
 from batchrun.outcome import ErrorRecord, RunState
-from batchrun.plan import Plan
-from batchrun.resources import Worker, describe_workers
+from batchrun.plan import Plan, read_plan
+from batchrun.resources import Worker, describe_workers, format_bytes
 from batchrun.runner import Runner, RunnerSettings
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
@@ -33,7 +35,7 @@ from batchrun.store.recorder import FlushPolicy, Recorder
 from batchrun.store.runs import RunStore, SettledChunk
 from batchrun.worker.program import pickle_program
 
-__all__ = ["Session", "check_demands"]
+__all__ = ["Session", "check_demands", "describe_stages"]
 
 
 @dataclass
@@ -50,12 +52,17 @@ class Session:
     flush: FlushPolicy
     settings: RunnerSettings
     observers: Sequence[Observer] = ()
+    estimates: Mapping[str, MemoryEstimate] = field(default_factory=dict)
+    """What stages with ``memory="auto"`` need, by name."""
+    memory_from: Mapping[str, str] = field(default_factory=dict)
+    """Where the memory of those stages is from, by name, as text."""
 
     def drive(self) -> RunState:
         """Run until nothing is left to do or the run is stopped; record how it ended and return that.
 
-        A first Ctrl-C lets running chunks end within the grace, a second one does not wait; either way what
-        was solved is kept, the run is recorded as cancelled, and KeyboardInterrupt is raised.
+        A first Ctrl-C asks running chunks to end and kills those that do not within the grace, a second one
+        does not wait; either way what was solved is kept, the run is recorded as cancelled, and
+        KeyboardInterrupt is raised. A cancel by way of the store ends the run likewise, and raises nothing.
         """
         started = time.time()
         settled = [chunk for chunk in self.store.settled(self.run_id) if chunk.outcome.solved]
@@ -70,6 +77,7 @@ class Session:
             heartbeat=started,
             driver=driver_name(),
             cluster=self.executor.description,
+            stages=describe_stages(self.pipeline, self.memory_from),
             rows_solved=runner.recorder.rows["rows_solved"],
             rows_quarantined=0,
             rows_cancelled=0,
@@ -85,10 +93,10 @@ class Session:
         except BaseException as broken:
             self._end(runner, started, RunState.FAILED, ErrorRecord.of(broken), combined=None)
             raise
-        if runner.stopping:
+        if runner.interrupted:
             interrupted = interrupted or KeyboardInterrupt()
         error, combined = runner.broken, None
-        state = self._state(runner, stopped=interrupted is not None)
+        state = self._state(runner, stopped=interrupted is not None or runner.cancelled)
         if state in (RunState.SUCCEEDED, RunState.PARTIAL) and self.pipeline.combine:
             combined, error = self._combine()
             state = RunState.FAILED if error else state
@@ -125,7 +133,23 @@ class Session:
             settings=self.settings,
             recalled=settled,
             tries=self.store.last_tries(self.run_id),
+            memory_for=self._memory_for(workers),
         )
+
+    def _memory_for(self, workers: Sequence[Worker]) -> Callable[[int, int], int]:
+        """What a chunk of so many rows needs at a leg, where that is estimated; no more than a worker has."""
+        firsts = [self.pipeline.stages[leg[0]] for leg in self.pipeline.legs]
+        estimates = [self.estimates.get(stage.name) for stage in firsts]
+        most = [
+            max((worker.memory for worker in workers if worker.can_ever_run(stage.demand)), default=0)
+            for stage in firsts
+        ]
+
+        def memory_for(leg: int, rows: int) -> int:
+            estimate = estimates[leg]
+            return min(most[leg], estimate.memory(rows)) if estimate else 0
+
+        return memory_for
 
     def _state(self, runner: Runner, *, stopped: bool) -> RunState:
         solved, quarantined = runner.recorder.rows["rows_solved"], runner.recorder.rows["rows_quarantined"]
@@ -140,10 +164,13 @@ class Session:
     def _combine(self) -> tuple[str | None, ErrorRecord | None]:
         """Let the pipeline combine the parts; an error in it loses none of them."""
         signature = self.pipeline.combine_signature
-        chunks = [chunk for chunk in self.store.settled(self.run_id) if chunk.result is not None]
+        chunks = [chunk for chunk in self.store.settled(self.run_id) if chunk.outcome.solved]
         if not chunks or signature is None or self.pipeline.combine is None:
             return None, None
-        parts = ResultSet([c.chunk for c in chunks], [c.result for c in chunks if c.result is not None])
+        starts = read_plan(self.folder).starts
+        parts = ResultSet(
+            [int(starts[c.chunk]) for c in chunks], [c.result for c in chunks if c.result is not None]
+        )
         try:
             frame = self.pipeline.combine(parts.parts(signature.kind), **self.bound.combine)
             table = to_table(frame, owner=f"combine of `{self.pipeline.name}`")
@@ -163,6 +190,7 @@ class Session:
         rows["rows_cancelled"] = self.source.rows - rows["rows_solved"] - rows["rows_quarantined"]
         now = time.time()
         self.store.update(self.run_id, state=state, ended=now, error=error, combined=combined, **rows)
+        self.store.clear_live(self.run_id)
         if state is RunState.SUCCEEDED:
             files.remove_folder(self.folder.spool)
         files.remove_folder(self.folder.handoffs)
@@ -182,9 +210,33 @@ class Session:
             folder=self.folder.path,
             cluster=self.executor.description,
             dashboard=self.executor.dashboard,
+            notes=tuple(
+                f"stage `{stage.name}` starts with {format_bytes(stage.demand.memory)}: "
+                f"{self.memory_from[stage.name]}"
+                for stage in self.pipeline.stages
+                if stage.name in self.memory_from
+            ),
         )
         for observer in self.observers:
             observer(event)
+
+
+def describe_stages(pipeline: Pipeline, memory_from: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The stages as the store keeps them, JSON values."""
+    legs = {stage: leg for leg, stages in enumerate(pipeline.legs) for stage in stages}
+    return [
+        {
+            "name": stage.name,
+            "memory": stage.demand.memory,
+            "memory_from": (memory_from or {}).get(stage.name),
+            "resources": dict(stage.demand.tags),
+            "timeout": stage.timeout,
+            "stop_after": stage.stop_after,
+            "isolated": stage.isolated,
+            "leg": legs[number],
+        }
+        for number, stage in enumerate(pipeline.stages)
+    ]
 
 
 def check_demands(pipeline: Pipeline, workers: Sequence[Worker]) -> None:
@@ -224,7 +276,7 @@ def _interrupts_stop(runner: Runner) -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if runner.stopping:
+        if runner.interrupted:
             raise KeyboardInterrupt
         runner.stop()
 

@@ -225,3 +225,55 @@ def test_no_worker_is_ever_overrun_and_no_chunk_waits_beside_a_slot_that_fits(de
             d.give_back(choice)
 
     assert all(not any(w.can_ever_run(demands[i.leg]) for w in workers) for i in waiting.values())
+
+
+def test_parts_of_cut_chunks_go_first_and_the_smallest_before_all():
+    d = dispatcher(standard(0, threads=9))
+    d.add(Waiting(0, 0, 1_000))
+    for chunk, rows in ((7, 500), (8, 2), (9, 16)):
+        d.add(Waiting(chunk, 0, rows, part=True))
+
+    assert [c.waiting.chunk for c in d.choose()] == [8, 9, 7, 0]
+
+
+def test_a_chunk_that_needs_more_memory_than_its_leg_asks_for_goes_where_there_is_more():
+    d = dispatcher(standard(0), highmem(), demands=[Demand(memory=GIB)])
+    d.add(Waiting(0, 0, 10, memory=8 * GIB))
+    d.add(Waiting(1, 0, 10))
+
+    placed = {c.waiting.chunk: c for c in d.choose()}
+    assert placed[0].worker.name == "highmem-0"
+    assert placed[1].worker.name == "standard-0"
+    d.add(Waiting(2, 0, 10, memory=8 * GIB))
+    assert d.choose() == []
+    d.give_back(placed[0])
+    assert [c.waiting.chunk for c in d.choose()] == [2]
+
+
+def test_the_next_larger_memory_is_that_of_a_worker_with_the_tags():
+    d = dispatcher(
+        standard(0), standard(1, memory=16 * GIB), highmem(),
+        demands=[Demand(memory=GIB), Demand(GIB, {"HIGHMEM": 1})],
+    )  # fmt: skip
+
+    assert [d.larger_memory(0, size * GIB) for size in (1, 2, 8, 16)] == [2 * GIB, 8 * GIB, 16 * GIB, None]
+    assert [d.larger_memory(1, size * GIB) for size in (1, 8)] == [8 * GIB, None]
+
+
+def test_a_chunk_that_is_dropped_waits_no_more():
+    d = dispatcher(standard(0, threads=9))
+    for chunk in range(4):
+        d.add(Waiting(chunk, 0, 10))
+
+    assert {item.chunk for item in d.drop({1, 2, 99})} == {1, 2}
+
+    assert d.waiting == 2
+    assert [c.waiting.chunk for c in d.choose()] == [0, 3]
+
+
+def test_chunks_of_an_isolated_leg_never_wait_behind_another():
+    d = Dispatcher([Demand()], isolated=frozenset({0}))
+    d.set_workers([standard(0)])
+    d.measured(0, 0.001)
+
+    assert d.look_ahead(0) == 0

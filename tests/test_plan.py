@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from batchrun import by_rows
+from batchrun import by_file, by_group, by_rows
 from batchrun.data.source import open_source
 from batchrun.plan import Plan, read_plan
 from batchrun.store.artifacts import RunFolder
@@ -29,8 +29,8 @@ def test_a_wave_is_on_disk_before_its_chunks_are_handed_out(folder):
 
     plan.extend()
 
-    found, waves = read_plan(folder)
-    assert waves == 1
+    found = read_plan(folder)
+    assert found.waves == 1
     assert found.starts.tolist() == [0, 30, 60, 90]
     assert plan.take(10) == [0, 1, 2, 3]
     assert plan.complete
@@ -58,8 +58,8 @@ def test_chunks_sized_by_time_go_on_where_the_last_session_stopped(folder):
         again.measured(100, 0.01)
         again.extend()
 
-    found, waves = read_plan(folder)
-    assert waves > 1
+    found = read_plan(folder)
+    assert found.waves > 1
     assert found.starts[0] == 0
     assert (found.starts[1:] == found.stops[:-1]).all()
     assert found.stops[-1] == 10_000
@@ -71,3 +71,56 @@ def test_a_table_without_rows_needs_no_plan(folder):
     assert plan.complete
     plan.extend()
     assert len(plan) == 0
+
+
+def test_a_chunk_that_is_cut_has_its_parts_in_its_place_after_a_restart_too(folder):
+    plan = make(folder, by_rows(30))
+    plan.extend()
+    assert plan.take(10) == [0, 1, 2, 3]
+
+    assert plan.cut([1, 3]) == {1: (4, 5), 3: (6, 7)}
+    assert plan.cut([4]) == {4: (8, 9)}
+
+    assert [plan.bounds(part) for part in (4, 5, 6, 7, 8, 9)] == [
+        (30, 45), (45, 60), (90, 95), (95, 100), (30, 37), (37, 45),
+    ]  # fmt: skip
+    assert plan.parts_of(1) == {4, 5, 8, 9}
+    assert plan.parts_of(0) == set()
+    assert (len(plan), plan.standing, plan.rows, plan.left) == (10, 7, 100, 0)
+    assert plan.is_part(9)
+    again = make(folder, by_rows(30), settled={0: 30, 8: 7})
+    assert again.complete
+    assert sorted(again.take(10)) == [2, 5, 6, 7, 9]
+    assert read_plan(folder).is_cut.tolist() == [False, True, False, True, True] + [False] * 5
+
+
+def test_only_independent_rows_and_whole_groups_are_cut(folder, tmp_path):
+    table = pd.DataFrame({"x": range(9), "g": list("aaaabbccc")})
+    split = by_group("g", max_rows=6)
+    source = open_source(table, columns=None, split=split, spool=folder.spool, regroup=None)
+    plan = Plan(source, split, folder, slots=2, memory=2**30)
+    plan.extend()
+    assert [plan.bounds(chunk) for chunk in range(2)] == [(0, 6), (6, 9)]
+
+    assert plan.can_cut(0)
+    assert not plan.can_cut(1)
+    assert plan.cut([0]) == {0: (2, 3)}
+    assert [plan.bounds(part) for part in (2, 3)] == [(0, 4), (4, 6)]
+    assert not plan.can_cut(2)
+    with pytest.raises(ValueError, match="cannot be cut"):
+        plan.cut([2])
+
+    table.to_parquet(tmp_path / "whole.parquet")
+    files = open_source(
+        str(tmp_path / "whole.parquet"), columns=None, split=by_file(), spool=folder.spool, regroup=None
+    )
+    whole = Plan(files, by_file(), RunFolder(str(tmp_path / "other")), slots=1, memory=2**30)
+    whole.extend()
+    assert not whole.can_cut(0)
+
+
+def test_one_row_is_never_cut(folder):
+    plan = make(folder, by_rows(1), rows=2)
+    plan.extend()
+
+    assert not plan.can_cut(0)

@@ -53,7 +53,7 @@ def assert_conserved(report: RunReport) -> None:
     chunks = report.chunks
     solved = chunks["outcome"].isin(["succeeded", "stopped_with_solution"])
     assert chunks.loc[solved, "rows"].sum() == report.rows_solved
-    failed = ~solved & ~chunks["outcome"].isin(["pending", "cancelled"])
+    failed = ~solved & ~chunks["outcome"].isin(["pending", "cancelled", "cut"])
     assert chunks.loc[failed, "rows"].sum() == report.rows_quarantined == len(report.quarantined)
 
 
@@ -176,7 +176,7 @@ class TestGroups:
 
 @pytest.mark.usefixtures("here")
 class TestFailure:
-    def test_of_one_chunk_leaves_the_others_solved_and_its_rows_with_their_error(self):
+    def test_of_one_row_leaves_all_others_solved_and_sets_it_apart_with_its_error(self):
         def picky(chunk: pd.DataFrame) -> pd.DataFrame:
             if 7 in set(chunk["x"]):
                 raise ValueError("seven is bad")
@@ -185,13 +185,15 @@ class TestFailure:
         report = run(Pipeline("picky", split=by_rows(4), stages=[Stage(picky, retry=NO_RETRY)]))
 
         assert report.state is RunState.PARTIAL
-        assert (report.rows_solved, report.rows_quarantined) == (16, 4)
+        assert (report.rows_solved, report.rows_quarantined) == (19, 1)
+        assert report.results()["x"].tolist() == [x for x in range(20) if x != 7]
         bad = report.quarantined
-        assert bad["x"].tolist() == [4, 5, 6, 7]
+        assert bad["x"].tolist() == [7]
         assert set(bad["error_type"]) == {"ValueError"}
+        assert "in picky" in bad["traceback"].iloc[0]
         assert set(bad["error_message"]) == {"seven is bad"}
         failure = report.failures.iloc[0]
-        assert (failure["chunks"], failure["rows"], failure["first_chunk"]) == (1, 4, 1)
+        assert (failure["chunks"], failure["rows"]) == (1, 1)
         assert "seven is bad" in failure["traceback"]
         assert "batchrun/" not in failure["traceback"]
         with pytest.raises(RunFailedError, match="partial"):
@@ -349,7 +351,8 @@ def test_a_resumed_run_tries_what_failed_and_nothing_else(here):
     assert resumed.quarantined.empty
     pd.testing.assert_frame_equal(resumed.results(), TABLE)
     tries = resumed.attempts.groupby("chunk")["attempt"].agg(list)
-    assert tries.tolist() == [[1], [1, 2], [1], [1], [1]]
+    assert sorted(tries.tolist()) == [[1]] * 8 + [[1, 2]]
+    assert tries[first.failures["first_chunk"].iloc[0]] == [1, 2]
 
 
 @pytest.mark.usefixtures("here")
@@ -382,13 +385,13 @@ def test_a_resumed_run_in_which_only_bad_chunks_are_left_is_not_taken_for_a_brok
 
     assert_conserved(again)
     assert (again.state, again.rows_solved, again.rows_quarantined) == (RunState.PARTIAL, 4, 16)
-    assert len(again.attempts) == 10 + 8
+    assert len(again.attempts) == len(first.attempts) + 16
     assert again.results()["x"].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.usefixtures("here")
 def test_a_resumed_run_that_is_stopped_counts_what_it_did_not_reach_as_cancelled_once():
-    run(BAD_ROWS)
+    first = run(BAD_ROWS)
 
     def interrupt(event):
         if isinstance(event, AttemptEnded):
@@ -402,7 +405,135 @@ def test_a_resumed_run_that_is_stopped_counts_what_it_did_not_reach_as_cancelled
     assert stopped.state is RunState.CANCELLED
     assert stopped.rows_solved == 4
     assert stopped.rows_cancelled == 16
-    assert len(stopped.attempts) == 10 + 1
+    assert len(stopped.attempts) == len(first.attempts) + 1
+
+
+@pytest.mark.usefixtures("here")
+class TestBadRows:
+    @pytest.mark.parametrize("seed", range(10))
+    def test_are_found_wherever_they_are_and_nothing_else_is_set_apart(self, seed):
+        table = pd.DataFrame({"x": range(1000)})
+        bad = {int(x) for x in np.random.default_rng(seed).choice(1000, 7, replace=False)}
+
+        def picky(chunk: pd.DataFrame, *, bad: list[int]) -> pd.DataFrame:
+            found = set(bad) & set(chunk["x"])
+            if found:
+                raise ValueError(f"{min(found)} is bad")
+            return chunk
+
+        stage = Stage(picky, retry=RetryPolicy(attempts=2, delay=0))
+        report = run(
+            Pipeline("picky", split=by_rows([1000, 250, 100][seed % 3]), stages=[stage]),
+            table,
+            params={"bad": sorted(bad)},
+        )
+
+        assert set(report.quarantined["x"]) == bad
+        assert report.results()["x"].tolist() == [x for x in range(1000) if x not in bad]
+        assert report.rows_solved == 993
+
+    def test_cost_a_number_of_tries_that_grows_with_the_logarithm_of_the_chunk(self):
+        def tries(rows: int) -> int:
+            def picky(chunk: pd.DataFrame) -> pd.DataFrame:
+                if (chunk["x"] == 5).any():
+                    raise ValueError("five")
+                return chunk
+
+            stage = Stage(picky, retry=NO_RETRY)
+            table = pd.DataFrame({"x": range(rows)})
+            report = run(Pipeline("picky", split=by_rows(rows), stages=[stage]), table)
+            assert report.quarantined["x"].tolist() == [5]
+            return len(report.attempts)
+
+        assert tries(64) == 1 + 2 * 6
+        assert tries(4096) == 1 + 2 * 12
+
+    def test_are_not_tried_again_where_the_whole_chunk_was(self):
+        def picky(chunk: pd.DataFrame) -> pd.DataFrame:
+            if (chunk["x"] == 5).any():
+                raise ValueError("five")
+            return chunk
+
+        stage = Stage(picky, retry=RetryPolicy(attempts=3, delay=0))
+        report = run(Pipeline("picky", split=by_rows(20), stages=[stage]))
+
+        failed = report.attempts[report.attempts["outcome"] == "failed"].groupby("chunk").size()
+        assert failed.tolist() == [3] + [1] * (len(failed) - 1)
+
+    def test_of_a_later_stage_are_found_by_input_row_whatever_the_stages_before_did(self):
+        def shuffle(chunk: pd.DataFrame) -> pd.DataFrame:
+            return pd.concat([chunk, chunk]).sample(frac=1, random_state=1)
+
+        def picky(chunk: pd.DataFrame) -> pd.DataFrame:
+            if (chunk["x"] == 11).any():
+                raise ValueError("eleven")
+            return chunk
+
+        stages = [Stage(shuffle, resources={"A": 1}), Stage(picky, retry=NO_RETRY)]
+        report = run(Pipeline("picky", split=by_rows(8), stages=stages))
+
+        assert report.quarantined["x"].tolist() == [11]
+        assert sorted(report.results()["x"]) == sorted([x for x in range(20) if x != 11] * 2)
+
+    def test_of_a_group_set_the_whole_group_apart(self):
+        def picky(chunk: pd.DataFrame) -> pd.DataFrame:
+            if (chunk["x"] == 6).any():
+                raise ValueError("six is in group c")
+            return chunk
+
+        split = by_group("group", max_rows=12)
+        report = run(Pipeline("picky", split=split, stages=[Stage(picky, retry=NO_RETRY)]))
+
+        assert set(report.quarantined["group"]) == {"c"}
+        assert report.rows_quarantined == 5
+        assert set(report.results()["group"]) == set("abdef")
+
+    @pytest.mark.parametrize("most", [4, "20%"])
+    def test_that_are_too_many_end_the_run_early(self, most):
+        def odd_is_bad(chunk: pd.DataFrame) -> pd.DataFrame:
+            if (chunk["x"] % 2).any():
+                raise ValueError("odd")
+            return chunk
+
+        stage = Stage(odd_is_bad, retry=NO_RETRY)
+        report = run(Pipeline("odd", split=by_rows(2), stages=[stage]), max_quarantined=most)
+
+        assert report.state is RunState.FAILED
+        assert report.rows_quarantined == 5
+        assert "max_quarantined" in str(report.error)
+        assert "odd" in str(report.error)
+        assert report.rows_cancelled > 0
+
+    def test_everywhere_are_a_broken_function_which_ends_the_run_soon(self):
+        def broken(chunk: pd.DataFrame) -> pd.DataFrame:
+            return chunk[["missing"]]
+
+        table = pd.DataFrame({"x": range(10_000)})
+        stage = Stage(broken, retry=RetryPolicy(attempts=2, delay=0))
+        report = run(Pipeline("broken", split=by_rows(1000), stages=[stage]), table)
+
+        assert report.state is RunState.FAILED
+        assert report.error.type == "KeyError"
+        assert len(report.attempts) < 20
+        assert report.rows_quarantined == 3
+
+    def test_say_what_was_decided_about_every_attempt(self):
+        def picky(chunk: pd.DataFrame) -> pd.DataFrame:
+            if (chunk["x"] == 1).any():
+                raise ValueError("one")
+            return chunk
+
+        stage = Stage(picky, retry=RetryPolicy(attempts=2, delay="1ms", jitter=0))
+        report = run(Pipeline("picky", split=by_rows(2), stages=[stage]), TABLE.head(4))
+
+        failed = report.attempts[report.attempts["outcome"] == "failed"]
+        assert failed["cause"].tolist() == ["error"] * 3
+        assert failed["decision"].tolist() == ["retry", "cut", "quarantine"]
+        assert failed["next_step"].tolist() == [
+            "tried again in 1 ms",
+            "cut in two halves, which are tried by themselves",
+            "its rows are set apart",
+        ]
 
 
 class WorkersLeave(InlineExecutor):

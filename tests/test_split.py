@@ -98,7 +98,7 @@ def test_auto_sized_waves_end_and_take_every_row_once_within_bounds(
         lengths = wave.stops - wave.starts
         assert lengths.max() <= most
         assert lengths.max() * pace <= max(sizer.longest, pace) * 1.001
-        plan = plan.then(wave)
+        plan = ChunkPlan(np.append(plan.starts, wave.starts), np.append(plan.stops, wave.stops))
     assert_covers(plan, sizer.planned)
     assert sizer.planned <= rows
 

@@ -21,16 +21,18 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future, get_worker
 
 from batchrun.cluster.connection import Connection, list_workers, worker_facts
+from batchrun.cluster.stopping import ask_to_stop, end_tasks
 from batchrun.errors import ClusterError
-from batchrun.executor import Placement, Signal, TaskDone, TaskLost, WorkersChanged
+from batchrun.executor import Placement, Signal, TaskDone, TaskLost, TaskReported, WorkersChanged
 from batchrun.resources import Worker, format_bytes
+from batchrun.status import TaskStatus
 from batchrun.worker.task import Task, TaskResult, run_task
 
 if TYPE_CHECKING:
@@ -47,14 +49,20 @@ _TICK = 0.5
 
 
 class _Entry:
-    """The program of a run, callable on a worker."""
+    """The program of a run, callable on a worker; what runs tells how it is doing under *topic*."""
 
-    def __init__(self, program: bytes) -> None:
+    def __init__(self, program: bytes, topic: str) -> None:
         self._program = program
+        self._topic = topic
 
     def __call__(self, task: bytes) -> TaskResult:
         loaded: Task = pickle.loads(task)  # noqa: S301  it comes from the runner, as all code here does
-        return run_task(self._program, loaded, worker=str(get_worker().name))
+        worker = get_worker()
+
+        def report(status: TaskStatus) -> None:
+            worker.log_event(self._topic, {"status": asdict(status)})
+
+        return run_task(self._program, loaded, worker=str(worker.name), report=report)
 
 
 @dataclass
@@ -92,7 +100,8 @@ class DaskExecutor:
         self._killed_at: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._advertised: dict[str, frozenset[str]] = {}
-        self._inbox: queue.SimpleQueue[str | WorkersChanged] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[str | TaskReported | WorkersChanged] = queue.SimpleQueue()
+        self._topic = f"batchrun-status-{uuid.uuid4().hex}"
         self._connected = True
         self._subscribe()
         self.shares_files = connection.local or (shared_folder is not None and self._shares(shared_folder))
@@ -108,7 +117,7 @@ class DaskExecutor:
 
     def prepare(self, program: bytes) -> None:
         """Make the program a task that the tasks of the run depend upon."""
-        entry = pickle.dumps(_Entry(program))
+        entry = pickle.dumps(_Entry(program, self._topic))
         key = f"batchrun-program-{uuid.uuid4().hex}"
         self._entry = self._client.submit(pickle.loads, entry, key=key, pure=False, priority=1)
 
@@ -165,14 +174,24 @@ class DaskExecutor:
         for held in gone:
             held.future.release()
 
-    def cancel(self, keys: Sequence[str]) -> None:
-        """Give up tasks; one that runs goes on until it ends, but nobody hears of it."""
+    def stop(self, keys: Sequence[str], *, keep_best: bool, grace: float) -> None:
+        """Ask the workers of running tasks to stop them; does not wait for an answer."""
         with self._lock:
-            gone = [self._held.pop(key) for key in keys if key in self._held]
+            held = {key: self._held[key] for key in keys if key in self._held}
+        if self._client.status == "running":
+            ask_to_stop(self._client, self._by_worker(held), keep_best=keep_best, grace=grace)
+
+    def cancel(self, keys: Sequence[str]) -> None:
+        """Give up tasks and end what runs: child processes are killed, and a worker in whose own process a
+        stage goes on is restarted, unless others have work there."""
+        with self._lock:
+            gone = {key: self._held.pop(key) for key in keys if key in self._held}
         for key in keys:
             self._scattered.pop(key, None)
         if gone and self._client.status == "running":
-            self._client.cancel([held.future for held in gone], force=True)
+            running = self._by_worker(gone)
+            self._client.cancel([held.future for held in gone.values()], force=True)
+            end_tasks(self._client, running)
 
     def regroup(self, source: Source, columns: tuple[str, ...], folder: str) -> Source:
         """Lay the rows out anew with Dask's shuffle on the workers.
@@ -204,7 +223,7 @@ class DaskExecutor:
             self._entry.release()
             self._entry = None
         if self._client.status == "running":
-            for topic in ("all", "worker-restart-memory"):
+            for topic in ("all", "worker-restart-memory", self._topic):
                 self._client.unsubscribe_topic(topic)
 
     def _install_page(self) -> str:
@@ -253,7 +272,15 @@ class DaskExecutor:
                 continue
             self._scattered.update(zip(keys, futures, strict=True))
 
-    # Hearing; the first three are called in threads of the client
+    def _by_worker(self, tasks: dict[str, _Held]) -> dict[str, list[str]]:
+        """The keys of tasks that have not come back, by the address of a worker that lives."""
+        found: dict[str, list[str]] = {}
+        for key, task in tasks.items():
+            if not task.delivered and task.future.status == "pending" and task.address not in self._gone:
+                found.setdefault(task.address, []).append(key)
+        return found
+
+    # Hearing; the first four are called in threads of the client
 
     def _on_done(self, future: Future) -> None:
         self._inbox.put(str(future.key))
@@ -267,6 +294,11 @@ class DaskExecutor:
             self._inbox.put(WorkersChanged())
         elif action == "remove-worker":
             self._worker_left(message["worker"])
+
+    def _on_status(self, event: tuple[float, Any]) -> None:
+        message = event[1]
+        if isinstance(message, dict) and "status" in message:
+            self._inbox.put(TaskReported(TaskStatus(**message["status"])))
 
     def _on_memory_kill(self, event: tuple[float, Any]) -> None:
         message = event[1]
@@ -293,6 +325,7 @@ class DaskExecutor:
     def _subscribe(self) -> None:
         self._client.subscribe_topic("all", self._on_event)
         self._client.subscribe_topic("worker-restart-memory", self._on_memory_kill)
+        self._client.subscribe_topic(self._topic, self._on_status)
 
     def _check_connection(self) -> None:
         status = self._client.status
@@ -308,26 +341,28 @@ class DaskExecutor:
 
     # Reading
 
-    def _drain(self) -> Iterable[str | WorkersChanged]:
+    def _drain(self) -> Iterable[str | TaskReported | WorkersChanged]:
         while True:
             try:
                 yield self._inbox.get_nowait()
             except queue.Empty:
                 return
 
-    def _read(self, items: Iterable[str | WorkersChanged]) -> list[Signal]:
+    def _read(self, items: Iterable[str | TaskReported | WorkersChanged]) -> list[Signal]:
         """Turn what came in into signals, one for each task that is waited for."""
         changed, keys = False, []
+        signals: list[Signal] = []
         for item in items:
             if isinstance(item, WorkersChanged):
                 changed = True
+            elif isinstance(item, TaskReported):
+                signals.append(item)
             else:
                 keys.append(item)
         with self._lock:
             held = {key: self._held[key] for key in keys if key in self._held}
         held = {key: task for key, task in held.items() if not task.delivered}
         results = self._gather({key: task.future for key, task in held.items()})
-        signals: list[Signal] = []
         for key, task in held.items():
             result = results.get(key)
             if result is not None:

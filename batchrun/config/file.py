@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from batchrun.allowance import read_allowance
 from batchrun.errors import PipelineError
 from batchrun.resources import MEMORY, parse_bytes, parse_seconds
 
@@ -64,6 +65,14 @@ def read_time(value: object) -> float:
         raise ValueError(str(error)) from error
 
 
+def _allowance(value: object) -> int | float | None:
+    """A number of rows or a share of them, for pydantic."""
+    try:
+        return read_allowance(value)
+    except PipelineError as error:
+        raise ValueError("a number of rows, like 100, or a share, like 5%, is wanted") from error
+
+
 def _endpoint(value: object) -> str | None:
     """``host:port``, or None for ``off``, which YAML reads as false."""
     if value is False or value is None or value == "off":
@@ -79,6 +88,11 @@ Size = Annotated[
 ]
 Time = Annotated[
     float, BeforeValidator(read_time), WithJsonSchema({"type": ["string", "number"], "examples": ["10s"]})
+]
+Allowance = Annotated[
+    int | float | None,
+    BeforeValidator(_allowance),
+    WithJsonSchema({"type": ["string", "number", "null"], "examples": [100, "5%"]}),
 ]
 Endpoint = Annotated[
     str | None,
@@ -145,8 +159,14 @@ class RunSettings(_Section):
     take longer are handed out one by one."""
     workers_timeout: Time = 60.0
     """How long a run waits for a worker that can meet a waiting demand, when none is left."""
-    stop_grace: Time = 5.0
-    """How long chunks that run may go on after a first Ctrl-C."""
+    max_quarantined: Allowance = None
+    """A run ends early once more rows than this are quarantined: a number, or a share like 5%."""
+    stop_grace: Time = 1.0
+    """How long chunks that run may go on after a first Ctrl-C or a cancel, before they are ended."""
+    solution_grace: Time = 5.0
+    """How long a stage may go on after its stop_after, before it is ended and its last incumbent taken."""
+    chunks_per_child: StrictInt = Field(default=100, ge=1)
+    """How many chunks run in one child process before it is replaced by a fresh one."""
 
 
 class LocalSettings(_Section):

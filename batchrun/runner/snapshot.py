@@ -1,0 +1,71 @@
+"""How a run stands at this moment, for those who ask from outside."""
+
+from __future__ import annotations
+
+import time
+
+from batchrun.runner.aftermath import Aftermath
+from batchrun.runner.state import RunnerState, RunningTask
+from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
+
+__all__ = ["snapshot"]
+
+MOST = 1_000
+"""Running chunks, delayed chunks and workers that are written down, of each."""
+
+
+def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
+    """What runs, what waits for what, and which workers there are."""
+    now, clock = time.time(), state.clock()
+    running = sorted(state.running, key=lambda task: task.placed)[:MOST]
+    return LiveState(
+        at=now,
+        running=tuple(_running(state, task) for task in running),
+        delayed=tuple(
+            DelayedChunk(
+                chunk=delayed.waiting.chunk,
+                stage=delayed.stage,
+                until=now + delayed.at - clock,
+                reason=str(delayed.error),
+            )
+            for delayed in aftermath.delayed[:MOST]
+        ),
+        waiting=_waiting(state),
+        workers=tuple(
+            LiveWorker(worker.name, worker.threads, worker.memory, dict(worker.tags), worker.host)
+            for worker in list(state.executor.workers())[:MOST]
+        ),
+        stopping=state.stopping,
+    )
+
+
+def _waiting(state: RunnerState) -> tuple[WaitingChunks, ...]:
+    queues = [
+        (lane.leg, demand, state.dispatcher.count(lane)) for demand, lane, _ in state.dispatcher.queues()
+    ]
+    behind = state.plan.left
+    if behind:
+        queues.append((0, state.dispatcher.demand(0), behind))
+    return tuple(
+        WaitingChunks(state.first_stage(leg).name, str(demand), demand.memory, dict(demand.tags), chunks)
+        for leg, demand, chunks in queues
+    )
+
+
+def _running(state: RunnerState, running: RunningTask) -> RunningChunk:
+    task, status = running.task, running.status
+    return RunningChunk(
+        chunk=task.chunk,
+        stage=status.stage if status else state.first_stage(task.leg).name,
+        attempt=task.attempt,
+        worker=running.choice.worker.name,
+        started=running.placed,
+        rows=task.rows,
+        share=status.share if status else None,
+        message=status.message if status else "",
+        memory=status.memory if status else None,
+        peak_memory=status.peak_memory if status else None,
+        objective=status.objective if status else None,
+        bound=status.bound if status else None,
+        log=running.log,
+    )

@@ -1,0 +1,189 @@
+"""What the parts of the runner share: the chunks that are not settled, the tasks that run, and the tools."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from batchrun.data.source import Source
+from batchrun.data.table import TableRef
+from batchrun.definition import Pipeline, Stage
+from batchrun.dispatch import Choice, Dispatcher
+from batchrun.executor import Executor
+from batchrun.narrator import Narrator
+from batchrun.outcome import Cause, ErrorRecord, Incumbent
+from batchrun.plan import Plan
+from batchrun.recovery import Tally
+from batchrun.status import TaskStatus
+from batchrun.store.artifacts import RunFolder
+from batchrun.store.recorder import Recorder
+from batchrun.worker.task import Task
+
+__all__ = ["ChunkProgress", "RunnerSettings", "RunnerState", "RunningTask", "RunningTasks"]
+
+LOG_TAIL = 2**15
+"""Characters of its log that are kept of a chunk that runs."""
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """What a cluster.yaml can change about the loop."""
+
+    small_result: int = 2**20
+    """Results of up to so many bytes are collected into segments."""
+    stop_after_alike: int = 3
+    """So many first chunks that fail alike end the run."""
+    max_quarantined: int | None = None
+    """More quarantined rows than so many end the run; None for no limit."""
+    workers_timeout: float = 60.0
+    """Seconds to wait for workers that can meet the demand before the run is given up."""
+    stop_grace: float = 1.0
+    """Seconds that running chunks get to end after a stop was asked for."""
+    solution_grace: float = 5.0
+    """Seconds that a stage gets to return after its ``stop_after``."""
+    chunks_per_child: int = 100
+    """So many chunks run in one child process before it is replaced."""
+    look_ahead: float = 0.25
+    """Seconds of work that may wait behind a busy thread, where chunks are short."""
+    slots_every: float = 0.25
+    """Seconds between two looks at the slots, for observers."""
+
+    @property
+    def small_handoff(self) -> int:
+        """Frames between legs of up to so many bytes pass through the runner, which holds them meanwhile."""
+        return min(self.small_result, 2**16)
+
+
+@dataclass
+class ChunkProgress:
+    """What is known of a chunk that is not settled."""
+
+    input: TableRef | None = None
+    """The frame for its next leg; None means its slice of the source."""
+    seconds: float = 0.0
+    """Of all its attempts."""
+    tries: int = 0
+    """Attempts at its present leg."""
+    failures: Counter[Cause] = field(default_factory=Counter)
+    """Those of them that failed, by cause; a part begins with those of the chunk that it is a part of."""
+    inherited: str | None = None
+    """The signature of the error that it began with; another error begins its count anew."""
+    stopped: Incumbent | None = None
+    """The answer that one of its stages was stopped with."""
+
+    def failed(self, cause: Cause, error: ErrorRecord) -> int:
+        """Count a failure; returns how many there are of this cause."""
+        if self.inherited is not None and self.inherited != error.signature:
+            self.failures[cause] = 0
+        self.inherited = None
+        self.failures[cause] += 1
+        return self.failures[cause]
+
+
+@dataclass
+class RunningTask:
+    """A task that was placed."""
+
+    task: Task
+    choice: Choice
+    placed: float
+    """When, in seconds since the epoch."""
+    alone: bool = True
+    """Whether no other task was ever on its worker at the same time."""
+    status: TaskStatus | None = None
+    """What it told last."""
+    log: str = ""
+    """The tail of its log."""
+    cancelled: bool = False
+    """Whether somebody asked for the chunk to be cancelled."""
+
+
+class RunningTasks:
+    """The tasks that were placed and have not come back, by key."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, RunningTask] = {}
+        self._by_worker: dict[str, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[RunningTask]:
+        return iter(self._by_key.values())
+
+    def __getitem__(self, key: str) -> RunningTask:
+        return self._by_key[key]
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all of them."""
+        return list(self._by_key)
+
+    def place(self, task: Task, choice: Choice) -> RunningTask:
+        """A task goes to a worker."""
+        self._by_key[task.key] = running = RunningTask(task, choice, time.time())
+        there = self._by_worker.setdefault(choice.worker.address, set())
+        for other in there:
+            self._by_key[other].alone = running.alone = False
+        there.add(task.key)
+        return running
+
+    def remove(self, key: str) -> RunningTask | None:
+        """A task came back; None if nothing is expected of it."""
+        running = self._by_key.pop(key, None)
+        if running is not None:
+            there = self._by_worker[running.choice.worker.address]
+            there.discard(key)
+            if not there:
+                del self._by_worker[running.choice.worker.address]
+        return running
+
+    def report(self, status: TaskStatus) -> RunningTask | None:
+        """A task told how it is doing; None if it has come back meanwhile."""
+        running = self._by_key.get(status.key)
+        if running is not None:
+            running.status = status
+            running.log = (running.log + status.log)[-LOG_TAIL:]
+        return running
+
+
+@dataclass
+class RunnerState:
+    """What the parts of the runner share."""
+
+    run_id: str
+    pipeline: Pipeline
+    source: Source
+    plan: Plan
+    folder: RunFolder
+    recorder: Recorder
+    executor: Executor
+    settings: RunnerSettings
+    narrator: Narrator
+    dispatcher: Dispatcher
+    clock: Callable[[], float]
+    chance: Callable[[], float]
+    memory_for: Callable[[int, int], int]
+    """Bytes that a chunk of so many rows needs at a leg; 0 for what the leg asks for."""
+    tries: dict[tuple[int, str], int]
+    """How often each chunk was tried at each stage in earlier sessions of the run."""
+    broken: ErrorRecord | None = None
+    """Why the run was given up."""
+    stopping: bool = False
+    """Whether nothing new shall start."""
+
+    def __post_init__(self) -> None:
+        self.chunks: dict[int, ChunkProgress] = {}
+        self.running = RunningTasks()
+        self.tally = Tally(self.settings.stop_after_alike or sys.maxsize)
+
+    def first_stage(self, leg: int) -> Stage:
+        """The stage that a leg begins with."""
+        return self.pipeline.stages[self.pipeline.legs[leg][0]]
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage of that name; None for what is no stage, as loading the program."""
+        return next((stage for stage in self.pipeline.stages if stage.name == name), None)

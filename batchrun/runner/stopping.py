@@ -1,0 +1,106 @@
+"""How a run, or a chunk of it, comes to an end because somebody asked for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from batchrun.outcome import Outcome
+from batchrun.runner.aftermath import Aftermath
+from batchrun.runner.state import RunnerState, RunningTask
+from batchrun.store.requests import CancelRequest
+from batchrun.store.runs import SettledChunk
+
+__all__ = ["Stopping"]
+
+logger = logging.getLogger("batchrun")
+
+LINGER = 0.4
+"""Seconds after the grace in which tasks that were ended by force can still be heard of."""
+
+
+@dataclass
+class Stopping:
+    """Stops what runs, drops what waits, and knows when it has been waited for long enough."""
+
+    state: RunnerState
+    aftermath: Aftermath
+    cancelled: bool = False
+    """Whether a request, not an interrupt, stops the run."""
+    _until: float | None = None
+    _unwanted: set[int] = field(default_factory=set)
+    _overdue: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, *, keep_best: bool = False) -> None:
+        """Start nothing new, drop all that waits, and ask what runs to come to an end."""
+        if self._until is not None:
+            return
+        state = self.state
+        state.stopping = True
+        grace = state.settings.stop_grace
+        self._until = state.clock() + grace + LINGER
+        state.dispatcher.drop_waiting()
+        self.aftermath.clear()
+        state.narrator.stopping(len(state.running), grace)
+        state.executor.stop(state.running.keys, keep_best=keep_best, grace=grace)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs any more, or what runs has been given all the time that it gets."""
+        return not self.state.running or (self._until is not None and self.state.clock() >= self._until)
+
+    def answer(self, requests: Collection[CancelRequest]) -> None:
+        """Do what was asked for."""
+        for request in requests:
+            if request.chunk is None:
+                self.cancelled = True
+                self.begin(keep_best=request.keep_best)
+            else:
+                self._cancel({request.chunk, *self.state.plan.parts_of(request.chunk)}, request.keep_best)
+
+    def is_unwanted(self, chunk: int) -> bool:
+        """Whether a chunk that comes up for a slot was cancelled before; it is settled then."""
+        if chunk not in self._unwanted:
+            return False
+        self._settle(chunk, self.state.plan.size(chunk), 0.0)
+        return True
+
+    def ended(self, running: RunningTask) -> None:
+        """A task was stopped without an answer; its chunk is cancelled, or left for a resume of the run."""
+        chunk = running.task.chunk
+        progress = self.state.chunks[chunk]
+        if not self.state.stopping:
+            del self.state.chunks[chunk]
+            self._settle(chunk, running.task.rows, progress.seconds)
+
+    def enforce(self) -> None:
+        """Give up tasks that should have ended by now: those in a worker's own process can only be asked."""
+        now = self.state.clock()
+        for key in [key for key, until in self._overdue.items() if now >= until]:
+            del self._overdue[key]
+            running = self.state.running.remove(key)
+            if running is not None:
+                self.state.executor.cancel([key])
+                self.state.dispatcher.give_back(running.choice)
+                self.ended(running)
+
+    def _cancel(self, chunks: set[int], keep_best: bool) -> None:
+        """Cancel some chunks, wherever they are."""
+        state = self.state
+        keys = []
+        for running in state.running:
+            if running.task.chunk in chunks:
+                running.cancelled = True
+                keys.append(running.task.key)
+                self._overdue[running.task.key] = state.clock() + state.settings.stop_grace + LINGER
+        state.executor.stop(keys, keep_best=keep_best, grace=state.settings.stop_grace)
+        waiting = [*state.dispatcher.drop(chunks), *self.aftermath.drop(chunks)]
+        for item in waiting:
+            progress = state.chunks.pop(item.chunk)
+            self._settle(item.chunk, item.rows, progress.seconds)
+        self._unwanted |= chunks & set(state.plan.not_handed_out)
+
+    def _settle(self, chunk: int, rows: int, seconds: float) -> None:
+        self._unwanted.discard(chunk)
+        self.state.recorder.cancelled(SettledChunk(chunk, Outcome.CANCELLED, rows, 0, seconds))
