@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchrun.context import ChunkContext
     from batchrun.definition import Pipeline, Stage, pipeline
     from batchrun.errors import BatchrunError
+    from batchrun.handle import RunHandle, submit_pipeline
     from batchrun.launch import open_report, resume_run, run_pipeline
     from batchrun.loading import load_pipeline
     from batchrun.outcome import Outcome, RunState
@@ -32,6 +33,7 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "RetryPolicy",
+    "RunHandle",
     "RunReport",
     "RunState",
     "Stage",
@@ -43,6 +45,7 @@ __all__ = [
     "pipeline",
     "resume_run",
     "run_pipeline",
+    "submit_pipeline",
 ]
 
 _HOMES = {
@@ -51,6 +54,7 @@ _HOMES = {
     "Outcome": "batchrun.outcome",
     "Pipeline": "batchrun.definition",
     "RetryPolicy": "batchrun.retry",
+    "RunHandle": "batchrun.handle",
     "RunReport": "batchrun.report",
     "RunState": "batchrun.outcome",
     "Stage": "batchrun.definition",
@@ -62,6 +66,7 @@ _HOMES = {
     "pipeline": "batchrun.definition",
     "resume_run": "batchrun.launch",
     "run_pipeline": "batchrun.launch",
+    "submit_pipeline": "batchrun.handle",
 }
 
 

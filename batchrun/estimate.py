@@ -38,7 +38,7 @@ class MemoryEstimate:
     def memory(self, rows: int) -> int:
         """Bytes to ask for, for a chunk of so many rows."""
         need = max(LEAST, MARGIN * (self.base + self.per_row * rows))
-        step = 2 ** math.floor(math.log2(need)) // STEPS
+        step: int = 2 ** math.floor(math.log2(need)) // STEPS
         return math.ceil(need / step) * step
 
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ from batchrun.store.recorder import FlushPolicy
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.worker.program import pickle_program
 
-__all__ = ["open_report", "resume_run", "run_pipeline"]
+__all__ = ["open_report", "resume_run", "run_pipeline", "settings_of"]
 
 logger = logging.getLogger("batchrun")
 
@@ -92,7 +92,7 @@ def run_pipeline(
     pipe = as_pipeline(named, split=split, combine=combine, columns=columns)
     allowance = read_allowance(max_quarantined)
     bound = pipe.bind(params or {})
-    settings = settings or _settings(cluster)
+    settings = settings or settings_of(cluster)
     run_id = _new_run_id(pipe)
     pickle_program(pipe, bound, run_id)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
@@ -140,7 +140,7 @@ def resume_run(
     Raises UsageError if the run does not exist, is driven by another process at this moment, or cannot go on
     because its pipeline or input is not what it was.
     """
-    settings = settings or _settings(cluster)
+    settings = settings or settings_of(cluster)
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         record = store.find(run_id)
         _check_abandoned(record)
@@ -167,7 +167,7 @@ def open_report(run_id: str = "last", *, cluster: Any = None) -> RunReport:
 
     Raises RunNotFoundError if there is no such run.
     """
-    return RunReport(_settings(cluster).store_url, run_id)
+    return RunReport(settings_of(cluster).store_url, run_id)
 
 
 class _Opener:
@@ -214,7 +214,7 @@ class _Opener:
         return DaskExecutor(connection, shared_folder=self._settings.artifact_root)
 
 
-def _settings(cluster: Any) -> Settings:
+def settings_of(cluster: Any) -> Settings:
     """The settings that go with what the user gave as cluster."""
     if isinstance(cluster, Settings):
         return cluster

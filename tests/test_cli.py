@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,33 @@ import pandas as pd
 import pytest
 
 from batchrun.cli import main
-from batchrun.outcome import RunState
+from batchrun.cli.cancelling import cancel_run
+from batchrun.config import load_settings
+from batchrun.errors import UsageError
+from batchrun.handle import RunHandle, submit_pipeline
+from batchrun.outcome import Attempt, Outcome, RunState
+from batchrun.store.driver import driver_name, driving
+from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.runs import RunStore
 
+STORE = "sqlite:///.batchrun/store.db"
+
+COMMANDS = (
+    "submit",
+    "resume",
+    "cancel",
+    "runs",
+    "show",
+    "why",
+    "logs",
+    "report",
+    "pipelines",
+    "config",
+    "doctor",
+)
+
 MODULE = """\
+import time
 import pandas as pd
 from batchrun import Pipeline, RetryPolicy, Stage, by_rows, pipeline
 
@@ -28,6 +53,11 @@ from batchrun import Pipeline, RetryPolicy, Stage, by_rows, pipeline
 def double(chunk: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:
     '''Twice as much of x.'''
     return chunk.assign(y=chunk["x"] * factor)
+
+@pipeline(split=by_rows(1))
+def dawdle(chunk: pd.DataFrame) -> pd.DataFrame:
+    time.sleep(0.2)
+    return chunk
 
 def picky(chunk: pd.DataFrame) -> pd.DataFrame:
     if 7 in set(chunk["x"]):
@@ -111,7 +141,7 @@ class TestSubmit:
         said = submit("work:picky_pipeline")
 
         assert said.code == 3
-        assert "20 rows in = 16 solved + 4 quarantined + 0 cancelled" in said.out
+        assert "20 rows in = 19 solved + 1 quarantined + 0 cancelled" in said.out
         assert "seven [bold]is[/bold] bad" in said.out
         assert "\x1b[" not in said.out + said.err
 
@@ -230,7 +260,7 @@ class TestLooking:
         said = batchrun("pipelines", "work", "--json")
 
         found = {row["pipeline"]: row for row in said.document["pipelines"]}
-        assert set(found) == {"work:double", "work:picky_pipeline", "work:broken", "work:gpu"}
+        assert set(found) == {"work:double", "work:dawdle", "work:picky_pipeline", "work:broken", "work:gpu"}
         assert found["work:double"]["doc"] == "Twice as much of x."
         assert found["work:double"]["split"] == "by_rows(4)"
 
@@ -251,7 +281,7 @@ class TestLooking:
         said = batchrun("--help")
 
         assert said.code == 0
-        for command in ("submit", "runs", "show", "resume", "report", "pipelines", "config", "doctor"):
+        for command in COMMANDS:
             assert command in said.out
 
     def test_at_the_health_of_the_installation(self, batchrun):
@@ -259,6 +289,200 @@ class TestLooking:
 
         assert {check["ok"] for check in said.document["checks"]} <= {True, None, False}
         assert said.code in (0, 1)
+
+
+def abandon(run: str) -> None:
+    """Leave a run as a driver that was killed leaves it."""
+    with RunStore(STORE) as store:
+        left = {"state": RunState.RUNNING, "ended": None, "driver": "elsewhere/1/1.0", "heartbeat": 0.0}
+        store.update(run, **left, rows_quarantined=0)
+
+
+@pytest.fixture
+def going_on(project, monkeypatch) -> Iterator[RunHandle]:
+    """A run that takes four seconds, driven by a thread of this process."""
+    monkeypatch.syspath_prepend(project)
+    handle = submit_pipeline("work:dawdle", "in.parquet", cluster="inline", progress=False)
+    yield handle
+    with contextlib.suppress(UsageError):
+        handle.cancel()
+    handle.wait(60)
+
+
+@pytest.mark.usefixtures("project")
+class TestWhy:
+    def test_of_a_run_and_of_a_chunk_is_one_sentence(self, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document["run"]
+
+        of_run, of_chunk = batchrun("why"), batchrun("why", run, "0")
+
+        assert of_run.code == of_chunk.code == 0
+        assert of_run.out.count("\n") == of_chunk.out.count("\n") == 1
+        assert "of 20 rows 19 are solved and 1 quarantined" in of_run.out
+        assert "1 chunk was given up at `picky`: ValueError: seven [bold]is[/bold] bad" in of_run.out
+        assert of_chunk.out.startswith("chunk 0 (4 rows) succeeded in ")
+
+    def test_is_a_document_if_asked_and_part_of_that_of_show(self, batchrun, submit):
+        run = submit("work:double", "--json").document["run"]
+
+        document = batchrun("why", "last", "4", "--json").document
+
+        assert document["run"] == run
+        assert document["chunk"] == 4
+        assert document["why"].startswith("chunk 4 (4 rows) succeeded in ")
+        shown = batchrun("show", "--json").document
+        assert shown["why"] == batchrun("why", "--json").document["why"]
+        assert shown["running"] == []
+
+    def test_of_a_chunk_that_is_not_there_names_those_that_are(self, batchrun, submit):
+        submit("work:double", "--json")
+
+        said = batchrun("why", "last", "99")
+
+        assert said.code == 2
+        assert "its chunks are 0 to 4" in said.err
+
+
+@pytest.mark.usefixtures("project")
+class TestLogs:
+    @pytest.fixture
+    def run(self, submit) -> str:
+        """A run of which chunks 1 and 3 have said something."""
+        run: str = submit("work:double", "--json").document["run"]
+        with RunStore(STORE) as store:
+            for chunk in (3, 1):
+                said = Attempt(
+                    chunk, "double", 9, "w", Outcome.SUCCEEDED, 0.0, 1.0, log=f"node {chunk}\x1b[2J\n"
+                )
+                store.commit(run, [said], [])
+        return run
+
+    def test_are_printed_below_a_line_that_says_whose_they_are(self, batchrun, run):
+        said = batchrun("logs", run)
+
+        assert said.code == 0
+        assert said.out == (
+            "== chunk 1, stage double, attempt 9 ==\nnode 1\n\n== chunk 3, stage double, attempt 9 "
+            "==\nnode 3\n"
+        )
+        assert batchrun("logs", run, "3").out == "== chunk 3, stage double, attempt 9 ==\nnode 3\n"
+
+    def test_survive_a_terminal_that_cannot_show_them(self, run):
+        with RunStore(STORE) as store:
+            said = Attempt(0, "double", 9, "w", Outcome.SUCCEEDED, 0.0, 1.0, log="1 → 2\n")
+            store.commit(run, [said], [])
+
+        done = subprocess.run(
+            [sys.executable, "-m", "batchrun", "logs", run, "0"],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+            timeout=120,
+        )
+
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.split() == b"== chunk 0, stage double, attempt 9 == 1 ? 2".split()
+
+    def test_are_a_document_if_asked(self, batchrun, run):
+        document = batchrun("logs", run, "3", "--json").document
+
+        said = {"chunk": 3, "stage": "double", "attempt": 9, "text": "node 3\x1b[2J\n", "live": False}
+        assert document == {"run": run, "logs": [said]}
+
+    def test_that_are_followed_end_with_the_run(self, batchrun, run):
+        assert batchrun("logs", run, "--follow").out == batchrun("logs", run).out
+        assert batchrun("logs", run, "-f", "--json").code == 2
+
+    def test_that_are_followed_say_that_nothing_drives_the_run(self, batchrun, run):
+        abandon(run)
+
+        said = batchrun("logs", run, "--follow")
+
+        assert said.code == 0
+        assert f"batchrun resume {run}" in said.err
+
+    def test_of_which_there_are_none_are_said_to_be_none(self, batchrun, run):
+        said = batchrun("logs", run, "2")
+
+        assert (said.code, said.out) == (0, "")
+        assert "chunk 2 has no log" in said.err
+
+
+@pytest.mark.usefixtures("project")
+class TestCancel:
+    def test_can_be_decided_on_by_what_show_says_of_running_chunks(self, batchrun, going_on):
+        deadline = time.monotonic() + 30
+        while not (running := batchrun("show", going_on.run_id, "--json").document["running"]):
+            assert time.monotonic() < deadline
+
+        assert running[0]["stage"] == "dawdle"
+        assert running[0]["worker"]
+        assert running[0]["rows"] == 1
+        assert "log" not in running[0]
+
+    def test_of_a_run_that_goes_on_waits_until_it_has_stopped(self, batchrun, going_on):
+        said = batchrun("cancel", going_on.run_id, "--json")
+
+        assert said.code == 0
+        document = said.document
+        assert (document["run"], document["cancelled"], document["state"]) == (
+            going_on.run_id,
+            True,
+            "cancelled",
+        )
+        assert "was cancelled after" in document["message"]
+        report = going_on.wait(60)
+        assert report.rows_solved + report.rows_cancelled == 20
+
+    def test_of_a_chunk_lets_the_others_go_on(self, batchrun, going_on):
+        said = batchrun("cancel", "last", "19")
+
+        assert said.code == 0
+        assert said.out.startswith("chunk 19 (1 row) was ")
+        report = going_on.wait(60)
+        assert (report.rows_solved, report.rows_cancelled) == (19, 1)
+
+    def test_of_a_run_that_nothing_drives_records_it_and_resume_goes_on(self, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document["run"]
+        abandon(run)
+
+        said = batchrun("cancel")
+
+        assert said.code == 0
+        assert "nothing drives the run, so it is recorded as cancelled from here" in said.out
+        assert f"`batchrun resume {run}` goes on" in said.out
+        shown = batchrun("show", "--json").document
+        assert shown["state"] == "cancelled"
+        assert (shown["rows_solved"], shown["rows_cancelled"]) == (19, 1)
+        assert batchrun("resume", "last", "--cluster", "inline").code == 3
+
+    def test_of_a_run_that_has_ended_is_wrong_usage(self, batchrun, submit):
+        submit("work:double", "--json")
+
+        said = batchrun("cancel", "last", "--keep-best")
+
+        assert said.code == 2
+        assert "has ended (succeeded)" in said.err
+
+    def test_that_is_not_done_in_time_says_what_is_still_going_on(self, project, submit):
+        run = submit("work:double", "--json").document["run"]
+        with RunStore(STORE) as store, driving(run):
+            store.update(run, state=RunState.RUNNING, ended=None, driver=driver_name())
+            store.save_live(run, LiveState(0.0, running=(RunningChunk(3, "double", 1, "w-0", 0.0, 4),)))
+
+            done = cancel_run(run, load_settings(), chunk=None, keep_best=True, patience=0.0)
+
+            assert not done.cancelled
+            assert done.message.startswith("asked, but not done after 0 s; the request stands: run ")
+            assert [request.keep_best for request in store.take_requests(run)] == [True]
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_ends_early_once_too_many_rows_are_quarantined(submit):
+    said = submit("work:picky_pipeline", "--max-quarantined", "0", "--json")
+
+    assert said.code == 1
+    assert "max_quarantined" in said.document["error"]
+    assert submit("work:picky_pipeline", "--max-quarantined", "50%", "--json").code == 3
 
 
 @pytest.mark.usefixtures("project")
@@ -306,5 +530,5 @@ def test_it_is_a_program_with_an_exit_code_and_works_without_colours_in_a_pipe()
     )
 
     assert done.returncode == 3
-    assert "16 solved + 4 quarantined" in done.stdout
+    assert "19 solved + 1 quarantined" in done.stdout
     assert "\x1b[" not in done.stdout + done.stderr

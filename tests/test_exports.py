@@ -13,6 +13,7 @@ PUBLIC = [
     "Outcome",
     "Pipeline",
     "RetryPolicy",
+    "RunHandle",
     "RunReport",
     "RunState",
     "Stage",
@@ -24,6 +25,7 @@ PUBLIC = [
     "pipeline",
     "resume_run",
     "run_pipeline",
+    "submit_pipeline",
 ]
 
 

@@ -14,7 +14,7 @@ from tests.benchmarks.contest import Record, Target, compete, judge
 def startup(rows: int, rounds: int, statistic: str) -> Record:
     """``import batchrun`` and ``batchrun --help``; *rows* and *statistic* have no meaning here."""
     command = Path(sys.executable).with_name("batchrun")
-    program = [str(command)] if command.exists() else [sys.executable, "-m", "batchrun.cli"]
+    program = [str(command)] if command.exists() else [sys.executable, "-m", "batchrun"]
     lines = {
         "import argparse": [sys.executable, "-c", "import argparse"],
         "import batchrun": [sys.executable, "-c", "import batchrun"],

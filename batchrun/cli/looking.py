@@ -1,0 +1,156 @@
+"""Commands that look at runs: runs, show, why, logs, report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batchrun import console
+from batchrun.cli.documents import document, full_document, record_document, write_report
+from batchrun.cli.options import Chunk, Cluster, Excel, Html, Json, Override, Run, settings_of
+from batchrun.cli.program import app
+from batchrun.errors import UsageError
+from batchrun.outcome import RunState
+
+if TYPE_CHECKING:
+    from batchrun.report import RunReport
+
+__all__ = ["logs", "report", "runs", "show", "why"]
+
+
+@app.command()
+def runs(
+    state: Annotated[RunState | None, typer.Option(help="Only runs that stand so.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    cluster: Cluster = None,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    from batchrun.store.driver import is_driven
+    from batchrun.store.runs import RunStore
+
+    with RunStore(settings_of(cluster, override).store_url) as store:
+        found = store.list(limit=limit, state=state)
+    if as_json:
+        console.print_json({"runs": [record_document(record) for record in found]})
+    else:
+        console.print_runs(
+            found, {record.run_id for record in found if not record.state.ended and not is_driven(record)}
+        )
+
+
+@app.command()
+def show(
+    run: Run = "last", cluster: Cluster = None, override: Override = None, as_json: Json = False
+) -> None:
+    """Show what is known of a run."""
+    report = _report_of(run, cluster, override)
+    if as_json:
+        console.print_json(full_document(report))
+    else:
+        console.print_details(report)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  batchrun why
+  batchrun why last 23
+"""
+)
+def why(
+    run: Run = "last",
+    chunk: Chunk = None,
+    cluster: Cluster = None,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Say why a run, or a chunk of it, stands as it does.
+
+    What it waits for and who has that, how it is doing, or how it ended and what led to it.
+    """
+    found = _report_of(run, cluster, override)
+    sentence = found.why(chunk)
+    if as_json:
+        console.print_json({"run": found.run_id, "chunk": chunk, "why": sentence})
+    else:
+        typer.echo(sentence)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  batchrun logs last 23
+  batchrun logs last --follow
+"""
+)
+def logs(
+    run: Run = "last",
+    chunk: Chunk = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the chunk or the run has ended.")
+    ] = False,
+    cluster: Cluster = None,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Print what the chunks of a run printed and logged.
+
+    A line before each attempt says which one it is.
+    """
+    from batchrun.cli.following import LogTail, follow_logs
+    from batchrun.store.driver import is_driven
+    from batchrun.store.runs import RunStore
+
+    if follow and as_json:
+        raise UsageError("--follow does not end in one JSON document; leave --follow or --json out")
+    with RunStore(settings_of(cluster, override).store_url) as store:
+        record = store.find(run)
+        if follow:
+            follow_logs(store, record.run_id, chunk, write=lambda text: typer.echo(text, nl=False))
+            record = store.find(record.run_id)
+            if not record.state.ended and not is_driven(record):
+                console.print_note(f"nothing drives the run; go on with: batchrun resume {record.run_id}")
+            return
+        found = store.logs(record.run_id, chunk)
+    if as_json:
+        console.print_json({"run": record.run_id, "logs": [asdict(log) for log in found]})
+    elif text := LogTail().news(found):
+        typer.echo(text.rstrip())
+    else:
+        console.print_note(f"{'the run' if chunk is None else f'chunk {chunk}'} has no log")
+
+
+@app.command()
+def report(
+    run: Run = "last",
+    html: Html = None,
+    excel: Excel = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the HTML report in a browser.")] = False,
+    cluster: Cluster = None,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a run.
+
+    It goes into the run's folder as HTML unless told otherwise.
+    """
+    found = _report_of(run, cluster, override)
+    written = write_report(found, html, excel, always=excel is None)
+    if as_json:
+        console.print_json({**document(found), **written})
+    else:
+        for path in written.values():
+            typer.echo(path)
+    if open_it and written.get("report"):
+        typer.launch(Path(written["report"]).absolute().as_uri())
+
+
+def _report_of(run: str, cluster: str | None, override: list[str] | None) -> RunReport:
+    from batchrun.report import RunReport
+
+    return RunReport(settings_of(cluster, override).store_url, run)

@@ -1,0 +1,75 @@
+"""Options that several commands have, and what they mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from batchrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchrun.config import Settings
+
+__all__ = [
+    "Chunk",
+    "Cluster",
+    "Excel",
+    "Html",
+    "Json",
+    "Override",
+    "Quiet",
+    "Run",
+    "parameter",
+    "settings_of",
+]
+
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        "-c",
+        metavar="FILE|ADDRESS|inline",
+        help="A cluster.yaml, the address of a Dask scheduler, or 'inline'. [default: nearest cluster.yaml]",
+    ),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value of cluster.yaml; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last'.")]
+Chunk = Annotated[
+    int | None, typer.Argument(metavar="CHUNK", help="The number of a chunk; the whole run if left out.")
+]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the report as HTML.")]
+Excel = Annotated[Path | None, typer.Option("--excel", metavar="FILE", help="Write the report as Excel.")]
+
+
+def settings_of(cluster: str | None, override: list[str] | None) -> Settings:
+    """The settings that go with ``--cluster`` and ``--set``."""
+    from batchrun.config import load_settings, settings_for_address
+
+    overrides = dict(_pair(text, "--set") for text in override or ())
+    if cluster is not None and "://" in cluster:
+        return settings_for_address(cluster, overrides=overrides)
+    return load_settings(None if cluster == "inline" else cluster, overrides)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{option} {text!r} is not of the form name=value")
+    return name.strip(), value
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """A parameter as JSON, or as the text that it is."""
+    name, value = _pair(text, "--param")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,241 @@
+"""A run in the background: started here, or driven by another process, and steered by way of the store."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from batchrun.definition import Pipeline, Stage
+from batchrun.errors import UsageError
+from batchrun.events import Event, Observer
+from batchrun.launch import run_pipeline, settings_of
+from batchrun.outcome import RunState
+from batchrun.plan import read_plan
+from batchrun.report import RunReport
+from batchrun.store.artifacts import RunFolder
+from batchrun.store.driver import is_driven
+from batchrun.store.runs import RunRecord, RunStore
+
+__all__ = ["RunHandle", "submit_pipeline"]
+
+POLL_EVERY = 0.25
+"""Seconds between two looks at a run that another process drives."""
+
+
+def submit_pipeline(
+    pipeline: Pipeline | Stage | Callable[..., Any] | str,
+    data: Any,
+    *,
+    observers: Sequence[Observer] = (),
+    **options: Any,
+) -> RunHandle:
+    """Run a pipeline over a table in the background, and return as soon as the run has begun.
+
+    The run is driven by a thread of this process and ends with it; ``resume_run`` goes on then. Ctrl-C does
+    not reach it: ``handle.cancel()`` stops it, as does ``batchrun cancel`` from anywhere.
+
+    Args:
+        pipeline, data: As in run_pipeline.
+        observers: Called with each event of the run, in its thread.
+        options: All other keyword arguments of run_pipeline.
+
+    Raises what run_pipeline raises before anything runs.
+
+    >>> import pandas as pd
+    >>> from batchrun import by_rows
+    >>> def double(chunk):
+    ...     return chunk * 2
+    >>> handle = submit_pipeline(double, pd.DataFrame({"x": range(4)}), split=by_rows(2), cluster="inline",
+    ...                          progress=False)
+    >>> handle.wait().results()["x"].tolist()
+    [0, 2, 4, 6]
+    """
+    options["settings"] = options.get("settings") or settings_of(options.get("cluster"))
+    drive = _Drive(lambda watch: run_pipeline(pipeline, data, observers=[watch, *observers], **options))
+    return RunHandle(drive.begin(), options["settings"].store_url, drive)
+
+
+class RunHandle:
+    """A run that goes on elsewhere, in a thread of this process or in another one; it shows itself in a
+    notebook as the report's card does.
+
+    Made by submit_pipeline, or by ``RunHandle.attach``.
+    """
+
+    def __init__(self, run_id: str, store_url: str, drive: _Drive | None = None) -> None:
+        self.run_id = run_id
+        """The run's id."""
+        self._store_url = store_url
+        self._drive = drive
+
+    @classmethod
+    def attach(cls, run_id: str = "last", cluster: Any = None) -> Self:
+        """A handle of a run that is in the store, whoever drives it.
+
+        Args:
+            run_id: The run, or the beginning of its id, or ``last``.
+            cluster: What the run was given as *cluster*: the store goes with it.
+
+        Raises RunNotFoundError if there is no such run.
+        """
+        store_url = settings_of(cluster).store_url
+        with RunStore(store_url) as store:
+            return cls(store.find(run_id).run_id, store_url)
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.run_id}: {'done' if self.done else 'going on'}>"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+    @property
+    def report(self) -> RunReport:
+        """The account of the run as it stands now."""
+        return RunReport(self._store_url, self.run_id)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will happen to the run by itself: it has ended, or nothing drives it."""
+        if self._drive is not None:
+            return self._drive.over
+        record = self._record()
+        return record.state.ended or not is_driven(record)
+
+    def wait(self, timeout: float | None = None) -> RunReport:
+        """Wait until the run is done. Ctrl-C ends the waiting, not the run.
+
+        Args:
+            timeout: The longest to wait, in seconds; None waits for as long as it takes.
+
+        Returns:
+            The report. A run of another process whose driver was killed is done too: its report is
+            ``abandoned``.
+
+        Raises TimeoutError if the run is not done by then, and the error of a run that ended by one.
+        """
+        if self._drive is not None:
+            over = self._drive.wait(timeout)
+        else:
+            until = None if timeout is None else time.monotonic() + timeout
+            while not (over := self.done) and (until is None or time.monotonic() < until):
+                time.sleep(POLL_EVERY if until is None else min(POLL_EVERY, timeout or 0.0))
+        if not over:
+            raise TimeoutError(
+                f"run {self.run_id} is not done after {timeout:g} s; wait again, or stop it with cancel()"
+            )
+        return self.report
+
+    def cancel(self, chunk: int | None = None, *, keep_best: bool = False) -> None:
+        """Ask for the run, or one chunk of it, to be stopped, and return at once.
+
+        What is solved is kept. A run that nothing drives any more is recorded as cancelled here and now.
+        Resuming the run goes on with what was cancelled.
+
+        Args:
+            chunk: The chunk's number; None for the whole run.
+            keep_best: Whether the incumbent of a solve that is stopped counts as its result.
+
+        Raises UsageError if the run or the chunk has ended, or there is no such chunk.
+        """
+        with RunStore(self._store_url) as store:
+            record = store.find(self.run_id)
+            if record.state.ended:
+                raise UsageError(
+                    f"run {self.run_id} has ended ({record.state}); there is nothing left to cancel"
+                )
+            driven = is_driven(record)
+            if chunk is not None and not driven:
+                raise UsageError(
+                    f"nothing drives run {self.run_id}, so chunk {chunk} does not run; cancel the run, or "
+                    f"go on with it: batchrun resume {self.run_id}"
+                )
+            if chunk is not None:
+                self._check_chunk(store, record, chunk)
+            if driven:
+                store.request_cancel(self.run_id, chunk=chunk, keep_best=keep_best)
+            else:
+                _record_cancelled(store, record)
+
+    def why(self, chunk: int | None = None) -> str:
+        """Why the run, or one chunk of it, stands where it stands, in a sentence."""
+        return self.report.why(chunk)
+
+    def logs(self, chunk: int | None = None) -> str:
+        """What the attempts of the run, or of one chunk, printed and logged so far."""
+        return self.report.logs(chunk)
+
+    def _record(self) -> RunRecord:
+        with RunStore(self._store_url) as store:
+            return store.find(self.run_id)
+
+    def _check_chunk(self, store: RunStore, record: RunRecord, chunk: int) -> None:
+        total = len(read_plan(RunFolder(record.folder)))
+        if not 0 <= chunk < total:
+            known = f"its chunks are 0 to {total - 1:,} so far" if total else "none was cut so far"
+            raise UsageError(f"run {self.run_id} has no chunk {chunk}; {known}")
+        settled = {found.chunk: found for found in store.settled(self.run_id)}
+        if chunk in settled:
+            outcome = settled[chunk].outcome
+            raise UsageError(f"chunk {chunk} has ended ({outcome}); there is nothing left to cancel")
+
+
+class _Drive:
+    """The thread that drives a run."""
+
+    def __init__(self, run: Callable[[Observer], RunReport]) -> None:
+        self._run = run
+        self._begun = threading.Event()
+        self._run_id: str | None = None
+        self._error: BaseException | None = None
+        # What is current here, such as a Dask client or the cell of a notebook, is so in the thread.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._drive,), name="batchrun-run", daemon=True
+        )
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def begin(self) -> str:
+        """Start the run; returns its id once it has begun."""
+        self._thread.start()
+        self._begun.wait()
+        if self._run_id is None:
+            self._thread.join()
+            raise self._error or RuntimeError("the run ended before it began")
+        return self._run_id
+
+    def wait(self, timeout: float | None) -> bool:
+        """Whether the run was over in time; raises its error."""
+        self._thread.join(timeout)
+        if self.over and self._error is not None:
+            raise self._error
+        return self.over
+
+    def _watch(self, event: Event) -> None:
+        if self._run_id is None:
+            self._run_id = event.run_id
+            self._begun.set()
+
+    def _drive(self) -> None:
+        try:
+            self._run(self._watch)
+        except KeyboardInterrupt as stopped:
+            # A run that was stopped has ended in order; its report tells.
+            self._error = stopped if self._run_id is None else None
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._begun.set()
+
+
+def _record_cancelled(store: RunStore, record: RunRecord) -> None:
+    """Record a run whose driver is gone as cancelled, since when that was last at work."""
+    left = record.rows_in - record.rows_solved - record.rows_quarantined
+    ended = record.heartbeat or time.time()
+    store.update(record.run_id, state=RunState.CANCELLED, ended=ended, rows_cancelled=left)
+    store.clear_live(record.run_id)

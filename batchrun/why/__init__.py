@@ -1,0 +1,6 @@
+"""Why a chunk, or a run, stands where it stands: one causal sentence from what the store knows."""
+
+from batchrun.why.explain import explain
+from batchrun.why.facts import RunFacts
+
+__all__ = ["RunFacts", "explain"]

@@ -1,0 +1,168 @@
+"""Why a run as a whole stands where it stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchrun.outcome import Outcome, RunState, relative_gap
+from batchrun.resources import Demand, format_seconds
+from batchrun.why.facts import RunFacts
+from batchrun.why.history import because, reason
+from batchrun.why.running import seen
+from batchrun.why.waiting import undriven
+from batchrun.why.wording import account, count, listing, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["explain_run"]
+
+_GIVEN_UP = [outcome.value for outcome in Outcome if not outcome.solved and outcome is not Outcome.CANCELLED]
+
+
+def explain_run(facts: RunFacts) -> str:
+    """What the run waits for, or why it ended as it did."""
+    record = facts.record
+    name = f"run {record.run_id}"
+    if record.state.ended:
+        return "; ".join(part for part in (f"{name} {_ended(facts)}", *_ends(facts)) if part)
+    if not facts.driven:
+        return f"{name} stands still with {_progress(facts)}, because {undriven(facts)}"
+    if record.state is RunState.QUEUED or record.started is None:
+        since = format_seconds(max(0.0, facts.now - record.created))
+        return f"{name} is queued for {since}: its cluster and its input are being made ready"
+    live = facts.live
+    if live is None:
+        return f"{name} runs with {_progress(facts)}, and has not told yet what runs where"
+    if live.stopping:
+        running = count(len(live.running), "running chunk")
+        ends = f"and lets {running} end" if live.running else "and no chunk runs any more"
+        return f"{name} is stopping, because somebody asked for it, {ends}: {_progress(facts)}"
+    clauses = [f"{name} runs with {_progress(facts)}", _waits(facts), _longest(facts), _failures(facts)]
+    return "; ".join(clause for clause in clauses if clause)
+
+
+# While it goes on
+
+
+def _progress(facts: RunFacts) -> str:
+    counted = _counted(facts)
+    settled = int((counted["outcome"] != "pending").sum())
+    return f"{settled:,} of {count(len(counted), 'chunk')} settled"
+
+
+def _waits(facts: RunFacts) -> str:
+    """How many chunks run, and for what the others wait."""
+    live = facts.live
+    assert live is not None  # noqa: S101  the caller looked
+    if not live.workers:
+        return "no worker is there"
+    parts = [f"{count(len(live.running), 'chunk')} {'runs' if len(live.running) == 1 else 'run'}"]
+    for group in live.waiting:
+        demand = Demand(group.memory, group.tags)
+        wanted = str(demand) if group.memory or group.tags else "a free thread"
+        verb = "waits" if group.chunks == 1 else "wait"
+        able = any(worker.can_ever_run(demand) for worker in facts.workers)
+        nobody = "" if able else ", which no worker has"
+        parts.append(f"{group.chunks:,} {verb} for {wanted}{nobody}")
+    later = sum(chunk.until > facts.now for chunk in live.delayed)
+    if later:
+        parts.append(f"{later:,} {'waits' if later == 1 else 'wait'} before the next try")
+    return listing(parts)
+
+
+def _longest(facts: RunFacts) -> str:
+    """The chunk that has run longest."""
+    live = facts.live
+    if live is None or not live.running:
+        return ""
+    chunk = min(live.running, key=lambda one: one.started)
+    seconds = max(0.0, facts.now - chunk.started)
+    usual = seen(facts, chunk.stage)
+    known = f" (longest seen: {format_seconds(usual[2])})" if usual else ""
+    far = f", {percent(chunk.share)} done" if chunk.share is not None else ""
+    longest = "it is" if len(live.running) == 1 else "the longest is"
+    place = f"at `{chunk.stage}` on {chunk.worker}"
+    return f"{longest} chunk {chunk.chunk}, {place} for {format_seconds(seconds)}{far}{known}"
+
+
+# Once it has ended
+
+
+def _ended(facts: RunFacts) -> str:
+    """The state and its reason."""
+    record = facts.record
+    seconds = max(0.0, (record.ended or facts.now) - (record.started or record.created))
+    took = format_seconds(seconds)
+    rows = count(record.rows_in, "row")
+    match record.state:
+        case RunState.SUCCEEDED:
+            all_of = f"its {rows} is" if record.rows_in == 1 else f"all {rows} are"
+            return f"succeeded in {took}: {all_of} solved"
+        case RunState.PARTIAL:
+            return f"ended in part after {took}: {_account(facts)}"
+        case RunState.CANCELLED:
+            why = because(record.error) or ", because somebody stopped it"
+            return f"was cancelled after {took}{why}: {_account(facts)}"
+    return f"failed after {took}{because(record.error)}: {_account(facts)}"
+
+
+def _account(facts: RunFacts) -> str:
+    record = facts.record
+    fates = {
+        "solved": record.rows_solved,
+        "quarantined": record.rows_quarantined,
+        "cancelled": record.rows_cancelled,
+    }
+    return account(record.rows_in, fates)
+
+
+def _ends(facts: RunFacts) -> list[str]:
+    """What else is worth knowing of a run that has ended."""
+    record = facts.record
+    go_on = f"`batchrun resume {record.run_id}` goes on" if record.state is not RunState.SUCCEEDED else ""
+    return [_stopped(facts), _failures(facts), go_on]
+
+
+def _stopped(facts: RunFacts) -> str:
+    stopped = facts.chunks[facts.chunks["outcome"] == Outcome.STOPPED_WITH_SOLUTION.value]
+    if stopped.empty:
+        return ""
+    told = f"{count(len(stopped), 'chunk')} stopped with a solution"
+    gaps = [
+        gap
+        for objective, bound in zip(stopped["objective"], stopped["bound"], strict=True)
+        if (gap := relative_gap(float(objective), float(bound))) is not None
+    ]
+    return f"{told}, with a gap of {percent(max(gaps))} at worst" if gaps else told
+
+
+def _failures(facts: RunFacts) -> str:
+    """How many chunks were given up, and for what most of them."""
+    given_up = facts.chunks.loc[facts.chunks["outcome"].isin(_GIVEN_UP), "chunk"]
+    if given_up.empty:
+        return ""
+    told = f"{count(len(given_up), 'chunk')} {'was' if len(given_up) == 1 else 'were'} given up"
+    attempts = facts.attempts
+    solved = [outcome.value for outcome in Outcome if outcome.solved]
+    failed = attempts[attempts["chunk"].isin(given_up) & ~attempts["outcome"].isin(solved)]
+    last = failed.drop_duplicates("chunk", keep="last")
+    if last.empty:
+        return told
+    counts = last.groupby("signature", dropna=False).size().sort_values(ascending=False, kind="stable")
+    signatures = last["signature"]
+    most = counts.index[0]
+    worst = last[signatures == most if isinstance(most, str) else signatures.isna()].iloc[0]
+    error = reason(_said(worst["error_type"]), _said(worst["error"]))
+    often = "most often " if len(counts) > 1 else ""
+    at = f", {often}at" if often else " at"
+    return f"{told}{at} `{worst['stage']}`: {error or Outcome(worst['outcome']).description}"
+
+
+def _counted(facts: RunFacts) -> pd.DataFrame:
+    """The chunks that stand for rows: those that were cut do not."""
+    return facts.chunks[facts.chunks["outcome"] != "cut"]
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else ""
