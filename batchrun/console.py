@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.events import ChunksRecalled, Event, RunEnded, RunStarted, RunStopping
+from batchrun.events import ChunkReported, ChunksRecalled, Event, RunEnded, RunStarted, RunStopping
 from batchrun.progress import Progress
+from batchrun.render.running import MessageLog
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,7 +51,7 @@ class ConsoleProgress:
 
     On a terminal it draws a live block. Elsewhere, as in the log of a build, it writes a line when the run
     starts, one every five seconds, also while a long chunk lets nothing happen, and one when the run is
-    stopped or ends. With *quiet* it writes nothing.
+    stopped or ends; and what a running chunk says, at most every ten seconds. With *quiet* it writes nothing.
 
     >>> with ConsoleProgress(quiet=True) as progress:
     ...     progress(RunStarted("r1", 0.0, "delays", ("delays",), 100, "", "this process"))
@@ -74,6 +75,7 @@ class ConsoleProgress:
         self._lock = threading.Lock()
         self._live: Live | None = None
         self._pulse: Pulse | None = None
+        self._messages = MessageLog()
         self._last_line = float("-inf")
 
     def __enter__(self) -> Self:
@@ -144,8 +146,17 @@ class ConsoleProgress:
                 self._write(live.stopping_line(self.progress, event.at), event.at)
             case RunEnded():
                 self._write(live.ended_line(self.progress), event.at)
+            case ChunkReported():
+                self._say(event)
+                self._write_if_due(event.at)
             case _:
                 self._write_if_due(event.at)
+
+    def _say(self, event: ChunkReported) -> None:
+        """Tell on what a running chunk says, if that is due."""
+        line = self._messages.line(event)
+        if line and self._console is not None:
+            _plain(self._console, line)
 
     def _tick(self) -> None:
         """Say that the run goes on, where no event has said so."""

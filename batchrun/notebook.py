@@ -16,21 +16,29 @@ from typing import TYPE_CHECKING, Any, Self
 
 from batchrun.events import Event, RunEnded, RunStopping
 from batchrun.outcome import Outcome, RunState
-from batchrun.progress import Progress, describe_rate, describe_slot, describe_stop, describe_time
+from batchrun.progress import Progress, describe_share
 from batchrun.render.account import (
     STATE_COLORS,
     advice,
+    chunks_line,
     conservation,
     count,
     headline,
     law,
-    list_outcomes,
-    outcome_counts,
     stage_accounts,
     state_color,
+    stopped_line,
 )
 from batchrun.render.pulse import Pulse
-from batchrun.resources import format_seconds
+from batchrun.render.running import MOST_RUNNING, running_html
+from batchrun.render.wording import (
+    describe_rate,
+    describe_slot,
+    describe_stop,
+    describe_stopped,
+    describe_time,
+)
+from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
@@ -127,7 +135,7 @@ def progress_html(progress: Progress, now: float) -> str:
     ended = progress.ended
     color = STATE_COLORS[progress.state]
     if ended is None:
-        state = f"{progress.share:.0%} · {describe_time(progress, now)}"
+        state = f"{describe_share(progress.share)} · {describe_time(progress, now)}"
     else:
         state = f"{ended.state.value} after {format_seconds(ended.seconds)}"
     lines = [
@@ -140,6 +148,8 @@ def progress_html(progress: Progress, now: float) -> str:
         running = f"{count(len(progress.running), 'chunk')} running"
         slots = " · ".join([running, *(describe_slot(slot) for slot in progress.telling_slots)])
         lines.append(f"<div style='{MUTED}'>{escape(slots)}</div>")
+    if ended is None:
+        lines.append(running_html(progress.running_lines(now, MOST_RUNNING)))
     if ended is None and progress.stopping is not None:
         said = describe_stop(progress, now, again="interrupt again to stop at once")
         lines.append(f"<div style='color:{STATE_COLORS[RunState.PARTIAL]}'><b>{escape(said)}</b></div>")
@@ -161,6 +171,7 @@ def report_html(report: RunReport) -> str:
         _rows_bar(report),
         f"<div>{escape(conservation(report))}</div>",
         f"<div>{escape(_chunks_line(report))}</div>",
+        _stopped_html(report),
         _stages_html(report),
         _failures_html(report),
     ]
@@ -186,20 +197,33 @@ def _counts(progress: Progress, now: float) -> str:
         for outcome, number in sorted(progress.outcomes.items())
         if not outcome.solved
     ]
+    stopped = Outcome.STOPPED_WITH_SOLUTION
+    if progress.outcomes[stopped]:
+        said = describe_stopped(progress.outcomes[stopped], progress.worst_gap)
+        parts.append(f"<span style='color:{stopped.color}'>{stopped.symbol} {said}</span>")
+    if progress.chunks_cut:
+        parts.append(f"{progress.chunks_cut:,} cut into parts")
     if progress.retries:
         parts.append(count(progress.retries, "retry", "retries"))
     if progress.chunks_recalled:
         parts.append(f"{progress.chunks_recalled:,} solved before")
+    if end is not None and progress.peak_memory is not None:
+        parts.append(f"peak memory {format_bytes(progress.peak_memory)}")
     return " · ".join(parts)
 
 
 def _chunks_line(report: RunReport) -> str:
-    chunks, attempts = report.chunks, report.attempts
+    attempts = report.attempts
     return (
-        f"{count(len(chunks), 'chunk')}: {list_outcomes(outcome_counts(chunks))};"
+        f"{chunks_line(report)};"
         f" {count(len(attempts), 'attempt')} on {count(attempts['worker'].nunique(), 'worker')},"
         f" {format_seconds(float(attempts['seconds'].sum()))} in all"
     )
+
+
+def _stopped_html(report: RunReport) -> str:
+    outcome, said = Outcome.STOPPED_WITH_SOLUTION, stopped_line(report)
+    return f"<div style='color:{outcome.color}'>{outcome.symbol} {escape(said)}</div>" if said else ""
 
 
 def _stages_html(report: RunReport) -> str:

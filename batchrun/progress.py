@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Set
+from dataclasses import dataclass, field, replace
 
 from batchrun.events import (
     AttemptEnded,
+    ChunkCut,
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -20,15 +23,64 @@ from batchrun.events import (
     SlotsChanged,
     SlotUse,
 )
-from batchrun.outcome import ErrorRecord, Outcome, RunState
-from batchrun.resources import MEMORY, format_bytes, format_seconds
+from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState, relative_gap
+from batchrun.resources import MEMORY
+from batchrun.status import TaskStatus
 
-__all__ = ["Progress", "describe_rate", "describe_slot", "describe_stop", "describe_time"]
+__all__ = ["Progress", "RunningLine", "describe_gap", "describe_share"]
 
 SAMPLE_EVERY = 0.2
 """Seconds between two points of the row count that are kept for the rate."""
 SHORTEST_WINDOW = 5.0
 """Seconds; the rate is never taken over less, unless the session is younger."""
+PATIENCE = 5.0
+"""Seconds after which a running chunk is worth a line though it says nothing."""
+
+
+@dataclass(frozen=True)
+class RunningLine:
+    """A running chunk as the faces show it."""
+
+    chunk: int
+    """The chunk's number."""
+    worker: str
+    """The worker that it runs on; empty where that is not known."""
+    seconds: float
+    """How long it has run, or its present stage where that is known."""
+    stage: str = ""
+    """The stage that runs; empty where that is not known."""
+    share: float | None = None
+    """How much of the work is done, from 0 to 1; None if the stage did not say."""
+    message: str = ""
+    """What the stage said last."""
+    memory: int | None = None
+    """Bytes that it uses; None where that is not measured."""
+    objective: float | None = None
+    """The value of its best answer so far."""
+    bound: float | None = None
+    """The proven limit of what any answer can reach."""
+
+    @property
+    def gap(self) -> float | None:
+        """How far its answer can be from the best one there is."""
+        return relative_gap(self.objective, self.bound)
+
+
+@dataclass(frozen=True)
+class _AtWork:
+    """A chunk that is with a worker."""
+
+    worker: str
+    since: float
+    status: TaskStatus | None = None
+
+    @property
+    def tells(self) -> bool:
+        """Whether it has said something that is worth showing."""
+        status = self.status
+        return status is not None and (
+            status.share is not None or bool(status.message) or status.objective is not None
+        )
 
 
 @dataclass
@@ -66,17 +118,23 @@ class Progress:
     rows_resumed: int = 0
     """Rows that earlier sessions of the run had settled."""
     chunks_planned: int = 0
-    """Chunks cut so far."""
+    """Chunks planned so far; parts of a chunk that was cut count in its place."""
     chunks_settled: int = 0
     """Chunks that have an outcome, those of earlier sessions included."""
     chunks_recalled: int = 0
     """Chunks that earlier sessions of the run had solved."""
-    running: set[int] = field(default_factory=set)
-    """Chunks that are with a worker now."""
+    chunks_cut: int = 0
+    """Chunks that were cut into parts in this session; the parts count in their place."""
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     """Chunks settled in this session, by outcome."""
     attempts: Counter[Outcome] = field(default_factory=Counter)
     """Attempts of this session, by outcome."""
+    decisions: Counter[str] = field(default_factory=Counter)
+    """What recovery decided about the attempts of this session, by its word for it."""
+    worst_gap: float | None = None
+    """The largest gap of an answer of a stopped solve in this session; None where none is known."""
+    peak_memory: int | None = None
+    """The most memory that an attempt of this session used, in bytes; None where it was not measured."""
     retries: int = 0
     """Attempts that were repeated, or will be."""
     last_error: ErrorRecord | None = None
@@ -91,6 +149,7 @@ class Progress:
     """The request to stop, once there was one."""
     ended: RunEnded | None = None
     """The last event, once it is there."""
+    _at_work: dict[int, _AtWork] = field(default_factory=dict)
     _settled_at: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4_000))
 
@@ -101,31 +160,34 @@ class Progress:
                 self._start(event)
             case ChunksPlanned():
                 self._plan(event)
-            case ChunkSettled():
-                self.chunks_settled += 1
-                self.rows_settled += event.rows
-                self.outcomes[event.outcome] += 1
-                self.running.discard(event.chunk)
-                self._sample(event.at)
-            case ChunksPlaced():
-                self.running.update(event.chunks)
             case ChunksRecalled():
                 self.chunks_recalled = len(event.chunks)
-            case AttemptEnded():
-                self.running.discard(event.attempt.chunk)
-                self.attempts[event.attempt.outcome] += 1
-                self.last_error = event.attempt.error or self.last_error
-            case RetryScheduled():
-                self.retries += 1
-                self.last_error = event.error
             case SlotsChanged():
                 self.slots, self.workers = event.slots, event.workers
             case RunStopping():
                 self.stopping = event
             case RunEnded():
-                self.running.clear()
+                self._at_work.clear()
                 self.state, self.ended = event.state, event
                 self.last_error = event.error or self.last_error
+            case _:
+                self._tell_of_chunk(event)
+
+    @property
+    def running(self) -> Set[int]:
+        """Chunks that are with a worker now."""
+        return self._at_work.keys()
+
+    def running_lines(self, now: float, most: int) -> list[RunningLine]:
+        """The running chunks worth showing, *most* at most: those that have said something, then those that
+        have run for more than five seconds; the longest first of either."""
+        shown = [
+            (chunk, work)
+            for chunk, work in self._at_work.items()
+            if work.tells or now - work.since > PATIENCE
+        ]
+        shown.sort(key=lambda item: (not item[1].tells, item[1].since, item[0]))
+        return [_line(chunk, work, now) for chunk, work in shown[:most]]
 
     @property
     def planned_in_full(self) -> bool:
@@ -197,6 +259,56 @@ class Progress:
             self.rows_settled += event.settled_rows - self.rows_resumed
             self.rows_resumed = event.settled_rows
 
+    def _tell_of_chunk(self, event: Event) -> None:
+        match event:
+            case ChunksPlaced():
+                workers = event.workers or ("",) * len(event.chunks)
+                for chunk, worker in zip(event.chunks, workers, strict=True):
+                    self._at_work[chunk] = _AtWork(worker, event.at)
+            case ChunkReported():
+                self._report(event)
+            case AttemptEnded():
+                self._count(event.attempt)
+            case RetryScheduled():
+                self.retries += 1
+                self.last_error = event.error
+            case ChunkCut():
+                self._at_work.pop(event.chunk, None)
+                self.chunks_cut += 1
+                self.chunks_planned += len(event.parts) - 1
+            case ChunkSettled():
+                self._settle(event)
+
+    def _settle(self, event: ChunkSettled) -> None:
+        self.chunks_settled += 1
+        self.rows_settled += event.rows
+        self.outcomes[event.outcome] += 1
+        self._at_work.pop(event.chunk, None)
+        if event.outcome is Outcome.STOPPED_WITH_SOLUTION and event.gap is not None:
+            self.worst_gap = max(event.gap, self.worst_gap or 0.0)
+        self._sample(event.at)
+
+    def _report(self, event: ChunkReported) -> None:
+        work, status = self._at_work.get(event.chunk), event.status
+        if work is not None:  # else it comes late: the attempt has ended
+            since = event.at - status.seconds
+            self._at_work[event.chunk] = replace(
+                work, worker=event.worker or work.worker, since=since, status=status
+            )
+        self._measure(status.peak_memory)
+
+    def _count(self, attempt: Attempt) -> None:
+        self._at_work.pop(attempt.chunk, None)
+        self.attempts[attempt.outcome] += 1
+        if attempt.decision:
+            self.decisions[attempt.decision] += 1
+        self._measure(attempt.peak_memory)
+        self.last_error = attempt.error or self.last_error
+
+    def _measure(self, peak: int | None) -> None:
+        if peak is not None:
+            self.peak_memory = max(peak, self.peak_memory or 0)
+
     def _sample(self, at: float) -> None:
         self._settled_at = at
         if not self._samples or at - self._samples[-1][0] >= SAMPLE_EVERY:
@@ -206,55 +318,39 @@ class Progress:
             self._samples.append((at, self.rows_settled))
 
 
-def describe_slot(slot: SlotUse) -> str:
-    """Supply and demand of one kind of slot, for people.
+def _line(chunk: int, work: _AtWork, now: float) -> RunningLine:
+    line, status = RunningLine(chunk, work.worker, max(0.0, now - work.since)), work.status
+    if status is None:
+        return line
+    return replace(
+        line,
+        stage=status.stage,
+        share=status.share,
+        message=status.message,
+        memory=status.memory,
+        objective=status.objective,
+        bound=status.bound,
+    )
 
-    >>> describe_slot(SlotUse("HIGHMEM", capacity=1, used=1, waiting=3))
-    'HIGHMEM 1/1, 3 waiting'
+
+def describe_gap(gap: float) -> str:
+    """A relative gap, for people.
+
+    >>> describe_gap(0.0412), describe_gap(0.00004), describe_gap(0), describe_gap(math.inf), describe_gap(37)
+    ('4.1 %', '0.004 %', '0 %', 'without limit', '3,700 %')
     """
-    if slot.tag == MEMORY:
-        text = f"{slot.tag} {format_bytes(slot.used)}/{format_bytes(slot.capacity)}"
-        return f"{text}, {format_bytes(slot.waiting)} waiting" if slot.waiting else text
-    text = f"{slot.tag} {slot.used:g}/{slot.capacity:g}"
-    return f"{text}, {slot.waiting:g} waiting" if slot.waiting else text
+    if not math.isfinite(gap):
+        return "without limit"
+    percent = 100 * gap
+    if percent >= 99.5:
+        return f"{percent:,.0f} %"
+    return f"{percent:.2g} %" if percent >= 0.001 or not percent else "below 0.001 %"
 
 
-def describe_rate(rows_per_second: float) -> str:
-    """A rate, with a digit after the point where whole rows would hide it.
+def describe_share(share: float) -> str:
+    """A share of the whole, for people; it is 100 % only when nothing is left.
 
-    >>> describe_rate(12345.6), describe_rate(0.32), describe_rate(0)
-    ('12,346 rows/s', '0.3 rows/s', '0 rows/s')
+    >>> describe_share(0.4), describe_share(0.999), describe_share(1)
+    ('40 %', '99 %', '100 %')
     """
-    digits = 1 if 0 < rows_per_second < 9.95 else 0
-    return f"{rows_per_second:,.{digits}f} rows/s"
-
-
-def describe_time(progress: Progress, now: float) -> str:
-    """The time that a run has taken so far, and the estimate of what is left or why there is none."""
-    left = progress.seconds_left(now)
-    if not progress.chunks_planned:
-        rest = "starting"
-    elif progress.stopping is not None:
-        rest = "stopping"
-    elif progress.share >= 1:
-        rest = "finishing"
-    elif left is None:
-        rest = "no chunk has ended yet"
-    else:
-        rest = f"{_whole(math.ceil(left))} left" if left else "longer than estimated"
-    return f"{_whole(math.floor(progress.seconds_elapsed(now)))} elapsed, {rest}"
-
-
-def describe_stop(progress: Progress, now: float, *, again: str) -> str:
-    """What happens after the run was asked to stop; *again* says what a second request does."""
-    running, left = len(progress.running), math.ceil(progress.grace_left(now))
-    if not running:
-        return "stopping: no chunk is running any more"
-    chunks = "1 running chunk" if running == 1 else f"{running:,} running chunks"
-    if not left:
-        return f"stopping: {chunks} did not end in time"
-    return f"stopping: {chunks} {'has' if running == 1 else 'have'} up to {_whole(left)} to end; {again}"
-
-
-def _whole(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 60 else format_seconds(seconds)
+    return f"{math.floor(100 * share + 1e-9)} %"

@@ -16,6 +16,8 @@ from rich.console import Console
 
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, console, run_pipeline
 from batchrun.events import (
+    ChunkCut,
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -29,6 +31,9 @@ from batchrun.events import (
 )
 from batchrun.outcome import Outcome, RunState
 from batchrun.render.pulse import Pulse
+from batchrun.status import TaskStatus
+from batchrun.store.live import LiveState, LiveWorker, RunningChunk, WaitingChunks
+from tests.stopped_run import stopped_run
 
 
 def events(rows: int = 1_000, chunks: int = 10, seconds_each: float = 1.0) -> list[Event]:
@@ -59,7 +64,7 @@ def text_of(shown: Console) -> str:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
-    """A run in which one chunk of ten fails with an error full of markup."""
+    """A run in which one row of fifty fails with an error full of markup."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("console"))
 
@@ -86,7 +91,7 @@ def test_a_log_gets_a_line_at_the_start_one_every_five_seconds_and_one_at_the_en
     assert (
         lines[-1] == "run r1: partial after 20.0 s, 1,000 rows in = 950 solved + 50 quarantined + 0 cancelled"
     )
-    assert [line.split()[2] for line in lines[1:-1]] == ["25%,", "50%,", "75%,", "100%,"]
+    assert [line.split()[2] for line in lines[1:-1]] == ["25", "50", "75", "100"]
     assert "1 without a result" in lines[1]
 
 
@@ -170,6 +175,66 @@ def test_the_live_block_moves_by_the_clock_alone_and_says_what_a_request_to_stop
     assert said in text_of(shown)
 
 
+def reported(chunk: int, at: float, message: str = "", **more: float) -> ChunkReported:
+    return ChunkReported("r1", at, chunk, "highmem-0", TaskStatus("k", "solve", at, message=message, **more))  # type: ignore[arg-type]
+
+
+def test_the_live_block_shows_running_chunks_with_what_they_say_in_eighty_columns():
+    shown = screen(terminal=True)
+    progress = console.ConsoleProgress(console=shown, clock=lambda: 720.0)
+    for event in [*events()[:3], ChunksPlaced("r1", 0.0, tuple(range(17, 27)), ("highmem-0",) * 10)]:
+        progress(event)
+    progress(
+        reported(17, 720, "[red]node\x1b[31m 9", done=0.4, objective=1_000, bound=968, memory=1_503_238_553)
+    )
+    shown.print(progress._draw())
+    lines = [line.rstrip() for line in text_of(shown).splitlines() if line.startswith("chunk ")]
+    assert lines[0] == 'chunk 17 solve on highmem-0  ▇▁▁▁ 40 %  gap 3.2 %  1.4 GiB  12 min  "[red]node …'
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_log_tells_a_new_message_of_a_chunk_at_most_every_ten_seconds():
+    shown = screen(terminal=False)
+    with console.ConsoleProgress(console=shown, clock=lambda: 0.0, log_every=1e9) as progress:
+        progress(events()[0])
+        progress(ChunksPlaced("r1", 0.0, (17,), ("highmem-0",)))
+        for at in range(25):
+            progress(reported(17, float(at), f"step [b]{at}[/b]", done=at / 25))
+        progress(reported(17, 40.0, "step [b]20[/b]"))
+    said = [line for line in text_of(shown).splitlines() if "chunk 17" in line]
+    assert said == [
+        'run r1: chunk 17 solve on highmem-0: 0 %, 0 s, "step [b]0[/b]"',
+        'run r1: chunk 17 solve on highmem-0: 40 %, 10 s, "step [b]10[/b]"',
+        'run r1: chunk 17 solve on highmem-0: 80 %, 20 s, "step [b]20[/b]"',
+    ]
+
+
+def test_a_log_stays_readable_when_hundreds_of_chunks_talk():
+    shown = screen(terminal=False)
+    with console.ConsoleProgress(console=shown, clock=lambda: 0.0, log_every=1e9) as progress:
+        progress(events()[0])
+        for at in range(20):
+            for chunk in range(300):
+                progress(reported(chunk, float(at), f"at {at}"))
+    assert sum("chunk" in line for line in text_of(shown).splitlines()) == 10
+
+
+def test_solves_that_were_stopped_are_counted_apart_with_their_worst_gap():
+    shown = screen(terminal=False)
+    stopped = Outcome.STOPPED_WITH_SOLUTION
+    with console.ConsoleProgress(console=shown, clock=lambda: 0.0) as progress:
+        progress(events()[0])
+        progress(ChunkCut("r1", 1.0, 3, (10, 11), (50, 50)))
+        for chunk, gap in ((0, 0.041), (1, 0.01), (2, None)):
+            progress(ChunkSettled("r1", 2.0, chunk, stopped, 10, 10, 1.0, gap))
+        drawn = screen(terminal=False, width=120)
+        drawn.print(progress._draw())
+        progress(RunEnded("r1", 10.0, RunState.SUCCEEDED, 1_000, 1_000, 0, 0, 10.0))
+    assert "◐ 3 stopped with a solution, worst gap 4.1 %   ✂ 1 cut" in text_of(drawn)
+    assert text_of(shown).rstrip().endswith("0 cancelled; 3 stopped with a solution, worst gap 4.1 %")
+
+
 def test_quiet_writes_nothing():
     shown = screen(terminal=True)
     with console.ConsoleProgress(console=shown, quiet=True) as progress:
@@ -186,7 +251,7 @@ def test_the_live_block_shows_rows_rate_estimate_failures_and_slots_in_eighty_co
         shown.print(progress._draw())
     block = text_of(shown)
     assert "500 of 1,000 rows   100 rows/s   5 of 10 chunks" in block
-    assert "50%  5 s elapsed, 5 s left" in block
+    assert "50 %  5 s elapsed, 5 s left" in block
     assert "2 workers   0 chunks running   threads 2/2, 8 waiting" in block
     assert "1 failed" in block
     assert "HIGHMEM 1/1, 3 waiting" in block
@@ -220,9 +285,9 @@ def test_the_summary_states_the_law_of_conservation_and_the_failures(report: Run
     shown = screen(terminal=False)
     console.print_summary(report, [Path("out/scores.html")], console=shown)
     summary = text_of(shown)
-    assert "50 rows in = 45 solved + 5 quarantined + 0 cancelled" in summary
-    assert "9 succeeded, 1 failed" in summary
-    assert "ValueError: row [red]7[/red] is bad (1 chunk, 5 rows)" in summary
+    assert "50 rows in = 49 solved + 1 quarantined + 0 cancelled" in summary
+    assert "12 chunks: 11 succeeded, 1 failed; 2 others were cut into parts" in summary
+    assert "ValueError: row [red]7[/red] is bad (1 chunk, 1 row)" in summary
     assert "out/scores.html" in summary.replace("\\", "/")
     assert max(len(line) for line in summary.splitlines()) <= 80
 
@@ -232,6 +297,34 @@ def test_the_details_show_parameters_as_they_are_and_the_stages(report: RunRepor
     console.print_details(report, console=shown)
     assert "label = '[bold]x[/bold]'" in text_of(shown)
     assert "solve  one thread" in text_of(shown)
+
+
+def test_the_summary_counts_stopped_solves_and_names_the_most_memory(tmp_path: Path):
+    shown = screen(terminal=False)
+    console.print_summary(stopped_run(tmp_path), console=shown)
+    summary = text_of(shown)
+    assert "8 stopped with a solution, worst gap 20 %" in summary
+    assert "peak memory 2.3 GiB" in " ".join(summary.split())
+    assert max(len(line) for line in summary.splitlines()) <= 80
+
+
+def test_the_details_of_a_run_that_goes_on_show_what_runs_and_what_waits(tmp_path: Path):
+    shown = screen(terminal=False, width=100)
+    live = LiveState(
+        at=1.0,
+        running=tuple(
+            RunningChunk(chunk, "solve", 1, "highmem-0", 1.0, 5, share=0.5, message="[i]x[/i]")
+            for chunk in range(25)
+        ),
+        waiting=(WaitingChunks("solve", "HIGHMEM: 1", 0, {"HIGHMEM": 1}, 3),),
+        workers=(LiveWorker("highmem-0", 1, 2**30, {"HIGHMEM": 1}),),
+    )
+    console.print_details(stopped_run(tmp_path, live=live), console=shown)
+    printed = text_of(shown)
+    assert "25 chunks running on 1 worker; 3 wait for HIGHMEM: 1 at solve" in printed
+    assert printed.count("▇▇▁▁ 50 %") == 20
+    assert "[i]x[/i]" in printed
+    assert "… and 5 more" in printed
 
 
 @dataclass(frozen=True)

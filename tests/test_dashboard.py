@@ -18,6 +18,7 @@ from batchrun.dashboard import panels
 from batchrun.dashboard.board import Board, Throughput
 from batchrun.dashboard.chunk_map import COLORS, LABELS, SYMBOLS, ChunkMap, cells_of
 from batchrun.dashboard.message import (
+    CUT,
     RUNNING,
     WAITING,
     ChunkChange,
@@ -25,11 +26,14 @@ from batchrun.dashboard.message import (
     FailureLine,
     Message,
     code_of,
+    pack_cuts,
 )
 from batchrun.dashboard.page import Page
 from batchrun.dashboard.publisher import Publisher
 from batchrun.events import (
     AttemptEnded,
+    ChunkCut,
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -40,6 +44,8 @@ from batchrun.events import (
     SlotUse,
 )
 from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
+from batchrun.progress import RunningLine
+from batchrun.status import TaskStatus
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -54,6 +60,10 @@ def attempt(chunk, outcome=Outcome.SUCCEEDED, stage="solve", error=None):
 
 def settled(chunk, outcome=Outcome.SUCCEEDED, rows=10, seconds=1.5):
     return ChunkSettled("r", 101.0, chunk, outcome, rows, rows, seconds)
+
+
+def reported(chunk, text="", **status):
+    return ChunkReported("r", time.time(), chunk, "w", TaskStatus("k", "solve", 1.0, message=text, **status))
 
 
 def ended(state=RunState.SUCCEEDED, rows=(1_000, 0, 0)):
@@ -81,7 +91,12 @@ class TestMessages:
         line = FailureLine("ValueError", "no", "solve", "failed", 3, (7, 8))
         changed = ChunkColumns.pack({3: ChunkChange(code_of(Outcome.FAILED), 10, 1.5)})
         first = message(
-            slots=(("HIGHMEM", 1.0, 1.0, 2.0),), failures=(line,), changed=changed, rows_ended=(1, 2, 3)
+            running=(RunningLine(3, "w", 1.5, "solve", 0.5, "node 7", 2**30, 10.0, 9.0),),
+            cuts=pack_cuts({3: (8, 9)}),
+            slots=(("HIGHMEM", 1.0, 1.0, 2.0),),
+            failures=(line,),
+            changed=changed,
+            rows_ended=(1, 2, 3),
         )
         assert Message.from_dict(msgpack.unpackb(msgpack.packb(first.as_dict()))) == first
 
@@ -189,6 +204,34 @@ class TestPublisher:
         after = (attempt(0, stage="clean"), attempt(1, Outcome.FAILED), attempt(2))
         assert told(*placed, *after).get("r").codes.tolist() == [WAITING, WAITING, RUNNING, WAITING]
 
+    def test_what_many_running_chunks_say_is_told_once_a_second_and_in_small_messages(self):
+        sent = []
+        publisher = Publisher(sent.append, interval=0.01, heartbeat=60.0)
+        begun = time.monotonic()
+        publisher(started())
+        publisher(ChunksPlaced("r", time.time(), tuple(range(500)), ("w",) * 500))
+        for number in range(20):
+            for chunk in range(500):
+                publisher(reported(chunk, f"{number} {'x' * 5_000}", objective=1.0))
+        publisher.close()
+        told = [values["running"] for values in sent if values["running"]]
+        assert 1 <= len(told) <= 2 + (time.monotonic() - begun)
+        assert max(map(len, told)) == 50
+        assert max(len(json.dumps(lines)) for lines in told) < 20_000
+
+    def test_the_status_of_a_chunk_reaches_a_page_without_another_event(self):
+        arrived = threading.Event()
+        publisher = Publisher(
+            lambda values: values["running"] and arrived.set(), interval=0.01, heartbeat=60.0
+        )
+        publisher(started())
+        publisher(ChunksPlaced("r", time.time(), (0,), ("w",)))
+        deadline = time.monotonic() + 10
+        while not arrived.wait(0.05) and time.monotonic() < deadline:
+            publisher(reported(0, "node 7"))
+        assert arrived.is_set()
+        publisher.close()
+
     def test_failures_that_are_alike_are_one_line(self):
         error = ErrorRecord("ValueError", "no blocks", signature="ValueError at mine.py:3")
         events = [attempt(chunk, Outcome.FAILED, error=error) for chunk in range(8)]
@@ -218,6 +261,68 @@ class TestBoard:
         board.take(message(chunks_planned=1, changed=ChunkColumns.pack({0: ChunkChange(4, 1, 1)})).as_dict())
         board.take(message(chunks_planned=1, changed=ChunkColumns.pack({0: ChunkChange(WAITING)})).as_dict())
         assert board.get("r").codes.tolist() == [4]
+
+    def test_parts_take_the_place_of_the_chunk_that_was_cut(self):
+        view = told(
+            started(),
+            ChunksPlanned("r", 100.0, 3, 30),
+            attempt(1, Outcome.FAILED),
+            ChunkCut("r", 101.0, 1, (3, 4), (5, 5)),
+            settled(4, Outcome.FAILED, rows=5),
+            ChunkCut("r", 102.0, 3, (5, 6), (2, 3)),
+            ChunksPlanned("r", 102.0, 5, 30),
+            settled(6, rows=3),
+        ).get("r")
+        assert view.order.tolist() == [0, 5, 6, 4, 2]
+        good, bad = code_of(Outcome.SUCCEEDED), code_of(Outcome.FAILED)
+        assert view.codes.tolist() == [WAITING, CUT, WAITING, CUT, bad, WAITING, good]
+        assert cells_of(view).numbers.tolist() == [0, 5, 6, 4, 2]
+
+    def test_a_cut_that_was_not_told_leaves_the_parts_at_the_end(self):
+        board = Board()
+        board.take(message(chunks_planned=4, cuts=pack_cuts({2**40: (3,), 0: (2**41,)})).as_dict())
+        assert board.get("r").order.tolist() == [0, 1, 2, 3]
+
+    def test_a_cut_is_told_again_when_a_message_was_lost(self):
+        board, failed = Board(), threading.Event()
+
+        def publish(values):
+            if not failed.is_set() and values["cuts"]["parts"]:
+                failed.set()
+                raise OSError("the scheduler went away")
+            board.take(values)
+
+        publisher = Publisher(publish, interval=0.01, heartbeat=0.01)
+        for event in (started(), ChunksPlanned("r", 100.0, 2, 20), ChunkCut("r", 101.0, 0, (2, 3), (5, 5))):
+            publisher(event)
+        assert failed.wait(5)
+        publisher(ended())
+        assert board.get("r").order.tolist() == [2, 3, 1]
+
+    def test_chunks_of_an_earlier_session_are_numbered_beyond_those_that_count(self):
+        recalled = ChunksRecalled("r", 100.0, (0, 4), (Outcome.SUCCEEDED, Outcome.SUCCEEDED), (10, 5))
+        view = told(
+            started(),
+            ChunkCut("r", 100.0, 1, (3, 4), (5, 5)),
+            ChunksPlanned("r", 100.0, 4, 30, 2, 15),
+            recalled,
+        ).get("r")
+        assert view.order.tolist() == [0, 3, 4, 2]
+
+    def test_parts_that_are_left_of_an_earlier_session_are_shown_when_they_run(self):
+        view = told(started(), ChunksPlanned("r", 100.0, 4, 30), ChunksPlaced("r", 101.0, (4,), ("w",))).get(
+            "r"
+        )
+        assert view.codes.tolist() == [WAITING] * 4 + [RUNNING]
+
+    def test_what_runs_is_kept_until_it_is_told_anew(self):
+        board = Board()
+        line = RunningLine(3, "w", 1.5, message="node 7")
+        board.take(message(running=(line,)).as_dict())
+        board.take(message().as_dict())
+        assert board.get("r").running == (line,)
+        board.take(message(running=()).as_dict())
+        assert board.get("r").running == ()
 
     def test_a_chunk_that_was_never_planned_takes_no_memory(self):
         board = Board()
@@ -356,12 +461,13 @@ class TestPage:
             message(f"r{SCRIPT}", pipeline=SCRIPT, cluster=SCRIPT, error=SCRIPT, state="failed"),
             slots=((SCRIPT, 1.0, 1.0, 1.0),),
             failures=(line,),
+            running=(RunningLine(1, SCRIPT, 1.0, SCRIPT, message=SCRIPT),),
         )
         board = Board()
         board.take(evil.as_dict())
         view = board.get(f"r{SCRIPT}")
         texts = [panels.headline(view, 0.0), panels.slots(evil), panels.failures(evil), panels.which(view, 1)]
-        for text in texts:
+        for text in [*texts, panels.running(view, 0.0)]:
             parser = _Tags()
             parser.feed(text)
             assert "script" not in parser.tags
@@ -402,6 +508,24 @@ class TestPage:
             "965</b> to",
         ):
             assert part in text
+
+    def test_running_chunks_show_how_far_they_are_and_their_time_goes_on(self):
+        board = Board()
+        line = RunningLine(17, "highmem-0", 60.0, "solve", 0.4, "node 7", 3 * 2**29, 1_000.0, 968.0)
+        board.take(message(running=(line,)).as_dict())
+        view = board.get("r")
+        text = panels.running(view, view.running_heard + 30)
+        for part in ("chunk 17", "solve on highmem-0", "40 % · gap 3.2 % · 1.5 GiB · 1 min 30 s", "node 7"):
+            assert part in text
+        assert "width:40.0%" in text
+
+    def test_chunks_that_were_cut_are_counted_apart(self):
+        view = told(started(), ChunksPlanned("r", 100.0, 3, 30), ChunkCut("r", 101.0, 1, (3, 4), (5, 5))).get(
+            "r"
+        )
+        text = panels.outcomes(view)
+        assert "<h2>4 chunks</h2>" in text
+        assert '<span>cut into parts</span><span class="r">1</span>' in text
 
     def test_a_runner_that_went_silent_is_named(self):
         view = told(started()).get("r")
@@ -530,5 +654,6 @@ def test_messages_are_plain_values_but_for_the_packed_columns():
     for event in (started(), settled(0), ended()):
         publisher(event)
     for values in sent:
-        assert all(isinstance(column, bytes) for column in values.pop("changed").values())
+        packed = [*values.pop("changed").values(), *values.pop("cuts").values()]
+        assert all(isinstance(column, bytes) for column in packed)
         json.dumps(values)

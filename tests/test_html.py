@@ -13,8 +13,11 @@ import pytest
 
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
 from batchrun.outcome import Outcome
+from batchrun.render.best_answers import StoppedSolve, stopped_solves
+from batchrun.render.gap_curve import MOST_CURVES, gap_curves, steps_of
 from batchrun.render.html import render_html, write_html
 from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, timeline
+from tests.stopped_run import history, stopped_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -57,7 +60,7 @@ class Text(HTMLParser):
 
 
 def a_run(folder: Path, *, rows: int = 50, mark: str = "") -> RunReport:
-    """Ten chunks of five rows, of which the second fails; *mark* goes into all that a user names."""
+    """Ten chunks of five rows, with a bad row in the second; *mark* goes into all that a user names."""
 
     def solve(chunk: pd.DataFrame, *, label: str = f"a label{mark}") -> pd.DataFrame:
         if (chunk["value"] == 7).any():
@@ -87,8 +90,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_page_states_the_law_of_conservation(page: str):
     text = Text(page).text
-    assert "50 rows in = 45 solved + 5 quarantined + 0 cancelled" in text
-    assert "45 of 50 rows solved" in text
+    assert "50 rows in = 49 solved + 1 quarantined + 0 cancelled" in text
+    assert "49 of 50 rows solved" in text
 
 
 def test_the_page_says_what_ran_on_what(page: str):
@@ -105,15 +108,83 @@ def test_the_page_says_what_ran_on_what(page: str):
 
 
 def test_the_page_shows_the_first_results_and_how_many_there_are(page: str):
-    assert "the first 20 of 45 rows" in Text(page).text
+    assert "the first 20 of 49 rows" in Text(page).text
 
 
 def test_the_page_shows_the_failure_with_its_traceback_and_its_rows(page: str):
     text = Text(page).text
     assert "ValueError : a bad row" in text
-    assert "1 chunk, 5 rows, first in chunk 1" in text
+    assert "1 chunk, 1 row, first in chunk 12" in text
     assert "Traceback (most recent call last)" in text
     assert "batchrun_chunk" in text
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
+    return stopped_run(tmp_path_factory.mktemp("stopped"))
+
+
+def test_stopped_solves_are_told_apart_the_hardest_first_with_why_and_how_good(stopped: RunReport):
+    solves = stopped_solves(stopped)
+    assert [solve.chunk for solve in solves] == [35, 30, 25, 20, 15, 10, 0, 5]
+    text = Text(render_html(stopped)).text
+    assert "8 stopped with a solution, worst gap 20 %." in text
+    assert "35 solve somebody asked for it 1 min 20 s 1606.56 1284.88 20 %" in text
+    assert "chunk 0, solve: gap 4.1 % after 45.0 s" in text
+    assert "chunk 5, solve: no gap is known after 50.0 s" in text
+
+
+def test_a_run_in_which_nothing_was_stopped_has_no_such_section(page: str):
+    assert "Best answers" not in Text(page).text
+
+
+def test_what_was_known_holds_until_something_better_and_to_the_end():
+    solve = StoppedSolve(1, "solve", 1, "", 60.0, 10.0, 8.0)
+    told = {"seconds": [5.0, 1.0, 9.0], "objective": [None, 20.0, 10.0], "bound": [8.0, None, None]}
+    steps = steps_of(pd.DataFrame(told), solve)
+    assert steps["seconds"].tolist() == [1.0, 5.0, 9.0, 60.0]
+    assert steps["objective"].tolist() == [20.0, 20.0, 10.0, 10.0]
+    assert steps["gap"].tolist()[1:] == pytest.approx([0.6, 0.2, 0.2])
+
+
+def test_the_page_draws_the_hardest_curves_and_says_how_many_more_there_are():
+    solves = [StoppedSolve(chunk, "solve", 1, "", 60.0, 10.0, 8.0) for chunk in range(40)]
+    told = [(chunk, "solve", 1, i.seconds, i.objective, i.bound) for chunk in range(30) for i in history(1)]
+    columns = ["chunk", "stage", "attempt", "seconds", "objective", "bound"]
+    curves = gap_curves(solves, pd.DataFrame(told, columns=columns))
+    assert curves is not None
+    assert [curve.solve.chunk for curve in curves.curves] == list(range(MOST_CURVES))
+    assert curves.left_out == 30 - MOST_CURVES
+
+
+def test_solves_that_published_nothing_have_no_curves():
+    columns = ["chunk", "stage", "attempt", "seconds", "objective", "bound"]
+    nothing = pd.DataFrame(columns=columns)
+    assert gap_curves([StoppedSolve(1, "solve", 1, "", 60.0, None, None)], nothing) is None
+
+
+def test_memory_is_shown_beside_the_limit_of_its_stage(stopped: RunReport):
+    assert "solve 860 MiB 2.3 GiB 2 GiB" in Text(render_html(stopped)).text
+
+
+def test_attempts_that_failed_say_what_was_done_about_it(stopped: RunReport):
+    text = Text(render_html(stopped)).text
+    assert "its memory is 2 GiB cut in two halves, which are tried by themselves" in text
+    assert "42 chunks: 32 succeeded, 8 stopped with solution, 1 failed, 1 timed out" in text
+
+
+def test_logs_of_chunks_that_did_not_end_well_are_folded_away_and_cut_short(stopped: RunReport):
+    html = render_html(stopped)
+    logs = re.findall(r'<details class="log">.*?</details>', html, re.DOTALL)
+    assert len(logs) == 10
+    assert "chunk 22" in logs[0]
+    assert "characters left out" in logs[0]
+    assert max(map(len, logs)) < 10_000
+
+
+def test_quarantined_rows_have_their_traceback_folded_away(stopped: RunReport):
+    html = render_html(stopped)
+    assert re.search(r"<details><summary>show</summary><pre>Traceback.*?ValueError: no date", html, re.DOTALL)
 
 
 def test_the_page_loads_nothing(page: str):
@@ -137,6 +208,13 @@ def test_a_name_can_add_no_script(page: str, hostile: str):
     assert Text(hostile).scripts == Text(page).scripts
     assert SCRIPT not in hostile
     assert "window.harmed=1" in Text(hostile).text
+
+
+def test_a_log_a_message_or_a_traceback_can_add_no_script(stopped: RunReport, tmp_path: Path):
+    harmful = render_html(stopped_run(tmp_path, mark=SCRIPT))
+    assert Text(harmful).scripts == Text(render_html(stopped)).scripts
+    assert SCRIPT not in harmful
+    assert "window.harmed=1" in Text(harmful).text
 
 
 def test_the_file_appears_whole_at_the_path_and_the_path_is_given_back(tmp_path: Path):
@@ -171,6 +249,33 @@ def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
             if tip.is_visible():
                 break
         assert "try 1" in tip.inner_text()
+        assert shown.evaluate("window.harmed") is None
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 1200
+    assert problems == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_the_curves_of_stopped_solves(tmp_path: Path, scheme: str, chromium: Browser):
+    stopped_run(tmp_path, mark=SCRIPT).to_html(tmp_path / "page.html")
+    problems: list[str] = []
+    with chromium.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 1000}) as context:
+        shown = context.new_page()
+        shown.on("pageerror", lambda error: problems.append(str(error)))
+        shown.on("console", lambda message: message.type == "error" and problems.append(message.text))
+        shown.goto((tmp_path / "page.html").as_uri())
+        curve = shown.locator(".curves canvas").first
+        curve.wait_for()
+        curve.scroll_into_view_if_needed()
+        box = curve.bounding_box()
+        assert box is not None
+        tip = shown.locator(".bk-tooltip-content").first
+        for step in range(100):
+            shown.mouse.move(box["x"] + box["width"] * step / 100, box["y"] + box["height"] / 2)
+            if tip.is_visible():
+                break
+        assert "answer" in tip.inner_text()
+        assert shown.locator(".curves figure").count() == 8
         assert shown.evaluate("window.harmed") is None
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1200
     assert problems == []

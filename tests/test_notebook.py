@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
 from batchrun.events import (
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -24,6 +26,8 @@ from batchrun.events import (
 from batchrun.notebook import NotebookProgress, in_notebook, progress_html, report_html
 from batchrun.outcome import ErrorRecord, Outcome, RunState
 from batchrun.progress import Progress
+from batchrun.status import TaskStatus
+from tests.stopped_run import stopped_run
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -180,16 +184,34 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
 def test_the_card_accounts_for_every_row_and_names_the_failure(report: RunReport):
     card = report_html(report)
     assert report._repr_html_() == card
-    assert "50 rows in = 45 solved + 5 quarantined + 0 cancelled" in card
-    assert "10 chunks: 9 succeeded, 1 failed" in card
+    assert "50 rows in = 49 solved + 1 quarantined + 0 cancelled" in card
+    assert "12 chunks: 11 succeeded, 1 failed; 2 others were cut into parts" in card
     assert "ValueError" in card
-    assert "(1 chunk, 5 rows)" in card
+    assert "(1 chunk, 1 row)" in card
 
 
 def test_the_card_runs_no_script_and_loads_nothing(report: RunReport):
     read = Tags(report_html(report))
     assert set(read.tags) <= {"div", "span", "b", "table", "tr", "th", "td", "pre"}
     assert {name for name, _ in read.attributes} == {"style"}
+
+
+def test_the_live_block_shows_what_running_chunks_say_and_lets_them_say_no_markup():
+    progress = Progress()
+    progress.tell(start())
+    progress.tell(ChunksPlaced("r1", 0.0, (17,), ("highmem-0",)))
+    status = TaskStatus("k", SCRIPT, 720.0, done=0.4, message=SCRIPT, objective=1_000, bound=968)
+    progress.tell(ChunkReported("r1", 720.0, 17, SCRIPT, status))
+    block = progress_html(progress, 720.0)
+    assert "script" not in Tags(block).tags
+    for part in ("chunk 17", "40 %", "gap 3.2 %", "12 min", "&lt;script&gt;"):
+        assert part in block
+    progress.tell(RunEnded("r1", 721.0, RunState.CANCELLED, 0, 0, 0, 0, 1.0))
+    assert "chunk 17" not in progress_html(progress, 721.0)
+
+
+def test_the_card_names_stopped_solves_and_their_worst_gap(tmp_path: Path):
+    assert "8 stopped with a solution, worst gap 20 %" in report_html(stopped_run(tmp_path))
 
 
 def test_a_plain_process_is_no_notebook():

@@ -6,6 +6,8 @@ import pytest
 
 from batchrun.events import (
     AttemptEnded,
+    ChunkCut,
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -18,7 +20,9 @@ from batchrun.events import (
     SlotUse,
 )
 from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
-from batchrun.progress import Progress, describe_slot, describe_stop, describe_time
+from batchrun.progress import Progress
+from batchrun.render.wording import describe_slot, describe_stop, describe_time
+from batchrun.status import TaskStatus
 
 ERROR = ErrorRecord("ValueError", "no due date")
 
@@ -218,3 +222,67 @@ def test_a_request_to_stop_says_what_happens_and_counts_down():
     assert said(115.0) == "stopping: no chunk is running any more"
     progress.tell(ChunksPlanned("r1", 115, chunks=4, rows=1_000))
     assert describe_time(progress, 115.0) == "15 s elapsed, stopping"
+
+
+def reported(chunk: int, at: float, seconds: float = 1.0, **status: object) -> ChunkReported:
+    return ChunkReported("r1", at, chunk, "w-1", TaskStatus("k", "solve", seconds, **status))  # type: ignore[arg-type]
+
+
+def test_parts_of_a_chunk_that_was_cut_count_in_its_place_and_rows_stay_the_same():
+    progress = told(started(), ChunksPlanned("r1", 100, chunks=4, rows=1_000), placed(0), attempted(0))
+    progress.tell(ChunkCut("r1", 101, 0, (4, 5), (125, 125)))
+    assert (progress.chunks_planned, progress.rows_planned, progress.chunks_cut) == (5, 1_000, 1)
+    progress.tell(ChunksPlanned("r1", 102, chunks=5, rows=1_000))
+    for chunk in (1, 2, 3):
+        progress.tell(settled(chunk, 103, rows=250))
+    progress.tell(settled(4, 104, rows=125))
+    progress.tell(settled(5, 105, rows=125, outcome=Outcome.FAILED))
+    assert (progress.chunks_settled, progress.chunks_planned, progress.share) == (5, 5, 1.0)
+
+
+def test_chunks_that_say_something_are_shown_first_and_the_longest_running_of_them_first():
+    progress = told(started(), placed(0, 1, 2, 3))
+    progress.tell(reported(2, 150, seconds=40, message="node 7"))
+    progress.tell(reported(1, 150, seconds=20, done=0.5))
+    lines = progress.running_lines(150, most=3)
+    assert [line.chunk for line in lines] == [2, 1, 0]
+    assert [line.seconds for line in lines] == [40, 20, 50]
+    assert (lines[0].stage, lines[0].worker, lines[0].message) == ("solve", "w-1", "node 7")
+    assert lines[1].share == 0.5
+
+
+def test_a_chunk_that_says_nothing_is_shown_once_it_has_run_for_a_while():
+    progress = told(started(), placed(0))
+    assert progress.running_lines(104, most=5) == []
+    assert [line.chunk for line in progress.running_lines(106, most=5)] == [0]
+
+
+def test_a_status_that_comes_after_the_attempt_ended_brings_nothing_back():
+    progress = told(started(), placed(0), attempted(0), reported(0, 102, message="late"))
+    assert progress.running == set()
+    assert progress.running_lines(200, most=5) == []
+
+
+def test_a_new_try_of_a_chunk_says_nothing_that_the_one_before_said():
+    progress = told(started(), placed(0), reported(0, 101, message="old"), attempted(0), placed(0))
+    (line,) = progress.running_lines(110, most=5)
+    assert line.message == ""
+
+
+def test_the_worst_gap_the_most_memory_and_the_decisions_of_a_session_are_kept():
+    stopped = Outcome.STOPPED_WITH_SOLUTION
+    progress = told(
+        started(),
+        ChunkSettled("r1", 101, 0, stopped, 10, 10, 1.0, 0.01),
+        ChunkSettled("r1", 102, 1, stopped, 10, 10, 1.0, 0.04),
+        ChunkSettled("r1", 103, 2, Outcome.SUCCEEDED, 10, 10, 1.0, 0.5),
+        reported(3, 104, peak_memory=7),
+        AttemptEnded(
+            "r1",
+            105,
+            Attempt(4, "solve", 1, "w", Outcome.OUT_OF_MEMORY, 100, 1.0, peak_memory=9, decision="cut"),
+        ),
+    )
+    assert progress.worst_gap == 0.04
+    assert progress.peak_memory == 9
+    assert progress.decisions["cut"] == 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchrun.dashboard.message import RUNNING, WAITING, ChunkColumns, Message
+from batchrun.dashboard.message import CUT, RUNNING, WAITING, ChunkColumns, Message, unpack_cuts
+from batchrun.progress import RunningLine
 
 __all__ = ["Board", "RunView", "Throughput"]
 
@@ -72,6 +73,22 @@ class RunView:
         """Seconds of each settled chunk, shape (chunks,)."""
         self.throughput = Throughput()
         """What was settled over time, in this session of the run."""
+        self.running: tuple[RunningLine, ...] = ()
+        """Chunks that ran at the time of *running_heard* and had something to show."""
+        self.running_heard = now
+        """When these came, by the scheduler's clock."""
+        self._places: npt.NDArray[np.float64] = np.zeros(0)
+        self._widths: npt.NDArray[np.float64] = np.zeros(0)
+        self._order: npt.NDArray[np.int64] | None = None
+
+    @property
+    def order(self) -> npt.NDArray[np.int64]:
+        """Numbers of the chunks that count, in the order of the input: parts are where the chunk was that was
+        cut into them, shape (chunks,)."""
+        if self._order is None:
+            standing = np.flatnonzero(self.codes != CUT)
+            self._order = standing[np.argsort(self._places[standing], kind="stable")]
+        return self._order
 
     def take(self, message: Message, now: float) -> None:
         """Go on to a newer message of the same run."""
@@ -86,6 +103,9 @@ class RunView:
         self.version += 1
         self._grow(message.chunks_planned)
         self._apply(ChunkColumns.unpack(message.changed))
+        self._cut(unpack_cuts(message.cuts))
+        if message.running is not None:
+            self.running, self.running_heard = message.running, now
         if message.ended:
             self.codes[self.codes == RUNNING] = WAITING
         chunks, rows = message.settled - before.settled, message.settled_rows - before.settled_rows
@@ -113,6 +133,20 @@ class RunView:
             self.codes = np.append(self.codes, np.zeros(more, np.uint8))
             self.rows = np.append(self.rows, np.zeros(more, np.int64))
             self.seconds = np.append(self.seconds, np.zeros(more, np.float32))
+            self._places = np.append(self._places, np.arange(chunks - more, chunks, dtype=np.float64))
+            self._widths = np.append(self._widths, np.ones(more))
+            self._order = None
+
+    def _cut(self, cuts: Mapping[int, Sequence[int]]) -> None:
+        """Give each part its share of the place of the chunk that was cut."""
+        for parent, parts in cuts.items():
+            if max(parent, *parts) >= len(self.codes):
+                continue
+            self.codes[parent] = CUT
+            width = self._widths[parent] / len(parts)
+            self._widths[list(parts)] = width
+            self._places[list(parts)] = self._places[parent] + width * np.arange(len(parts))
+            self._order = None
 
     def _apply(self, columns: ChunkColumns) -> None:
         known = columns.chunks < len(self.codes)

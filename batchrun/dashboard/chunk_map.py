@@ -61,8 +61,8 @@ class Cells:
 
     size: int
     """Chunks in a cell; the last cell may have fewer."""
-    chunks: int
-    """Chunks of the run."""
+    numbers: npt.NDArray[np.int64]
+    """Numbers of the run's chunks in the order of the map, shape (chunks,)."""
     code: npt.NDArray[np.uint8]
     """Condition of the chunk, or the worst one among the chunks of the cell."""
     settled: npt.NDArray[np.int64]
@@ -74,6 +74,11 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.code)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of the run."""
+        return len(self.numbers)
 
     @property
     def alpha(self) -> npt.NDArray[np.float64]:
@@ -88,12 +93,16 @@ class Cells:
 
 
 def cells_of(view: RunView, most: int = _MOST_CELLS) -> Cells:
-    """The chunks of a run as *most* cells at most, each of as many neighbours as that takes."""
-    chunks = len(view.codes)
+    """The chunks of a run as *most* cells at most, each of as many neighbours as that takes.
+
+    Parts of a chunk that was cut stand in its place.
+    """
+    order = view.order
+    codes, rows, seconds = view.codes[order], view.rows[order], view.seconds[order]
+    chunks = len(order)
     size = max(1, math.ceil(chunks / most))
     if size == 1:
-        settled = (view.codes > RUNNING).astype(np.int64)
-        return Cells(1, chunks, view.codes.copy(), settled, view.rows.copy(), view.seconds.astype(np.float64))
+        return Cells(1, order, codes, (codes > RUNNING).astype(np.int64), rows, seconds.astype(np.float64))
     count = math.ceil(chunks / size)
 
     def fold(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -101,10 +110,10 @@ def cells_of(view: RunView, most: int = _MOST_CELLS) -> Cells:
         folded[:chunks] = column
         return folded.reshape(count, size)
 
-    worst = fold(_BADNESS[view.codes]).max(axis=1)
-    settled = fold(view.codes > RUNNING).sum(axis=1)
-    seconds = fold(view.seconds).sum(axis=1, dtype=np.float64)
-    return Cells(size, chunks, _MILD_TO_BAD[worst], settled, fold(view.rows).sum(axis=1), seconds)
+    worst = fold(_BADNESS[codes]).max(axis=1)
+    settled = fold(codes > RUNNING).sum(axis=1)
+    taken = fold(seconds).sum(axis=1, dtype=np.float64)
+    return Cells(size, order, _MILD_TO_BAD[worst], settled, fold(rows).sum(axis=1), taken)
 
 
 class ChunkMap:
@@ -157,7 +166,11 @@ class ChunkMap:
         if (message.run_id, view.version) == (self._run_id, self._version):
             return
         cells, before = cells_of(view), self._cells
-        same = before is not None and self._run_id == message.run_id and before.chunks == cells.chunks
+        same = (
+            before is not None
+            and self._run_id == message.run_id
+            and np.array_equal(before.numbers, cells.numbers)
+        )
         self._cells, self._run_id, self._version = cells, message.run_id, view.version
         if before is None or not same:
             self._lay_out(cells)
@@ -180,7 +193,12 @@ class ChunkMap:
 
 
 _NO_CELLS: Final = Cells(
-    1, 0, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64)
+    1,
+    np.zeros(0, np.int64),
+    np.zeros(0, np.uint8),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.float64),
 )
 
 
@@ -206,7 +224,7 @@ def _columns(cells: Cells, across: int) -> dict[str, Any]:
         "y": top + 0.5,
         "left": left + 0.04,
         "top": top + 0.05,
-        "number": [str(chunk) if numbered else "" for chunk in range(len(cells))],
+        "number": list(map(str, cells.numbers.tolist())) if numbered else [""] * len(cells),
         **_condition(cells, number),
     }
 
@@ -227,10 +245,11 @@ def _condition(cells: Cells, numbers: npt.NDArray[np.int64]) -> dict[str, list[A
 
 def _label(cells: Cells, number: int, code: int) -> str:
     if cells.size == 1:
-        return f"chunk {number} · {LABELS[code]}"
+        return f"chunk {cells.numbers[number]} · {LABELS[code]}"
     first = number * cells.size
     last = min(first + cells.size, cells.chunks) - 1
-    return f"chunks {first:,} to {last:,} · {cells.settled[number]} settled, worst: {LABELS[code]}"
+    span = f"{cells.numbers[first]:,} to {cells.numbers[last]:,}"
+    return f"chunks {span} · {cells.settled[number]} settled, worst: {LABELS[code]}"
 
 
 def _facts(cells: Cells, number: int) -> str:

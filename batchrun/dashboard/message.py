@@ -12,12 +12,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from batchrun.outcome import Outcome, RunState
+from batchrun.progress import RunningLine
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RUNNING", "TOPIC", "WAITING", "ChunkChange", "ChunkColumns", "FailureLine", "Message", "code_of"]
+__all__ = [
+    "CUT",
+    "RUNNING",
+    "TOPIC",
+    "WAITING",
+    "ChunkChange",
+    "ChunkColumns",
+    "FailureLine",
+    "Message",
+    "code_of",
+    "pack_cuts",
+    "unpack_cuts",
+]
 
 TOPIC: Final = "batchrun"
 """The topic of Dask's event log that carries the messages."""
@@ -26,6 +39,9 @@ WAITING: Final = 0
 """The code of a chunk that waits for a slot, for its next stage or for its next try."""
 RUNNING: Final = 1
 """The code of a chunk that a worker has."""
+
+CUT: Final = len(Outcome) + 2
+"""The code of a chunk that was cut into parts, which take its place."""
 
 _CODES: Final = {outcome: number for number, outcome in enumerate(Outcome, start=2)}
 
@@ -84,6 +100,26 @@ class ChunkColumns:
         return cls(**{name: np.frombuffer(packed.get(name, b""), kind) for name, kind in kinds.items()})
 
 
+def pack_cuts(cuts: Mapping[int, tuple[int, ...]]) -> dict[str, bytes]:
+    """Chunks that were cut, each with the numbers of its parts, as bytes by column: a line for each part."""
+    import numpy as np
+
+    parents = [chunk for chunk, parts in cuts.items() for _ in parts]
+    parts = [part for parts in cuts.values() for part in parts]
+    return {"parents": np.array(parents, "<i8").tobytes(), "parts": np.array(parts, "<i8").tobytes()}
+
+
+def unpack_cuts(packed: Mapping[str, bytes]) -> dict[int, list[int]]:
+    """The cuts that ``pack_cuts`` packed, in their order."""
+    import numpy as np
+
+    cuts: dict[int, list[int]] = {}
+    parents, parts = (np.frombuffer(packed.get(name, b""), "<i8").tolist() for name in ("parents", "parts"))
+    for parent, part in zip(parents, parts, strict=True):
+        cuts.setdefault(parent, []).append(part)
+    return cuts
+
+
 @dataclass(frozen=True)
 class FailureLine:
     """Attempts that failed alike."""
@@ -121,7 +157,8 @@ class Message:
     rows_in: int = 0
     """Rows of the input."""
     chunks_planned: int = 0
-    """Chunks planned so far."""
+    """Chunks planned so far; those that were cut and their parts count too, so that it is one more than the
+    highest number."""
     rows_planned: int = 0
     """Rows in them."""
     chunks_before: int = 0
@@ -148,6 +185,10 @@ class Message:
     """The error that ended the run, if one did."""
     changed: Mapping[str, bytes] = field(default_factory=dict)
     """Chunks that changed; see ChunkColumns."""
+    cuts: Mapping[str, bytes] = field(default_factory=dict)
+    """Chunks that were cut; see pack_cuts."""
+    running: tuple[RunningLine, ...] | None = None
+    """Running chunks that have something to show; None if they are as they were told before."""
 
     def as_dict(self) -> dict[str, object]:
         """The message in plain values."""
@@ -162,6 +203,8 @@ class Message:
         kept["failures"] = tuple(
             FailureLine(**{**line, "chunks": tuple(line["chunks"])}) for line in kept.get("failures", ())
         )
+        if kept.get("running") is not None:
+            kept["running"] = tuple(RunningLine(**line) for line in kept["running"])
         if kept.get("rows_ended") is not None:
             kept["rows_ended"] = tuple(kept["rows_ended"])
         return cls(**kept)

@@ -62,7 +62,7 @@ class Page:
         self._map = ChunkMap()
         self._rates = Rates()
         self._headline, self._which, self._outcomes = self._div(), self._div(), self._div()
-        self._slots, self._failures = self._div(), self._div()
+        self._slots, self._failures, self._running = self._div(), self._div(), self._div()
         self._select = Select(
             options=[], sizing_mode="stretch_width", stylesheets=[self._css], margin=(4, 0, 3, 0)
         )
@@ -87,6 +87,7 @@ class Page:
         self._outcomes.text = panels.outcomes(view)
         self._slots.text = panels.slots(view.message)
         self._failures.text = panels.failures(view.message)
+        self._running.text = panels.running(view, now)
         self._map.update(view)
         self._rates.update(view)
 
@@ -132,7 +133,7 @@ class Page:
                 self._card(self._title("Rows a second"), self._rates.rows),
                 **_ROW,
             ),
-            row(self._card(self._failures), **_ROW),
+            row(self._card(self._running), self._card(self._failures), **_ROW),
         )
         return column(*lines, sizing_mode="stretch_width", spacing=10, margin=(10, 0, 10, 0))
 

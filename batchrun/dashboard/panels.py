@@ -9,11 +9,12 @@ from typing import Final
 
 from batchrun.dashboard.board import RunView
 from batchrun.dashboard.chunk_map import COLORS, LABELS, SYMBOLS
-from batchrun.dashboard.message import RUNNING, WAITING, FailureLine, Message
+from batchrun.dashboard.message import CUT, RUNNING, WAITING, FailureLine, Message
 from batchrun.outcome import Outcome, RunState
+from batchrun.progress import RunningLine, describe_gap, describe_share
 from batchrun.resources import MEMORY, format_bytes, format_seconds
 
-__all__ = ["EMPTY", "failures", "headline", "outcomes", "slots", "which"]
+__all__ = ["EMPTY", "failures", "headline", "outcomes", "running", "slots", "which"]
 
 EMPTY: Final = """<div class="b empty"><div class="name">No run yet</div>
 <p class="quiet">This page shows the runs on this cluster while they go on. Start one:</p>
@@ -99,8 +100,14 @@ def outcomes(view: RunView) -> str:
     for code, outcome in enumerate(Outcome, start=2):
         chunks = int((view.codes == code).sum())
         lines.append(_outcome_line(code, chunks, message.attempts.get(outcome.value, 0)))
+    cut = int((view.codes == CUT).sum())
+    if cut:
+        lines.append(
+            f'<span class="swatch cut">✂</span><span>cut into parts</span><span class="r">{cut:,}</span>'
+            "<span></span>"
+        )
     return (
-        f'<div class="b"><h2>{len(view.codes):,} chunks</h2><div class="table num">'
+        f'<div class="b"><h2>{len(view.order):,} chunks</h2><div class="table num">'
         '<span></span><span class="h"></span><span class="h r">chunks</span><span class="h r">attempts</span>'
         f"{''.join(lines)}</div></div>"
     )
@@ -147,6 +154,33 @@ def _amount(tag: str, amount: float) -> str:
     if tag == MEMORY:
         return format_bytes(amount) if amount else "0"
     return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"
+
+
+def running(view: RunView, now: float) -> str:
+    """Chunks that run and have something to show: how far they are, and what they say."""
+    passed = 0.0 if view.message.ended else max(0.0, now - view.running_heard)
+    lines = "".join(_running_line(line, passed) for line in view.running)
+    lines = lines or '<p class="quiet">No chunk has run long enough to show, or said something.</p>'
+    return f'<div class="b"><h2>Running</h2><div class="running">{lines}</div></div>'
+
+
+def _running_line(line: RunningLine, passed: float) -> str:
+    where = " on ".join(filter(None, (line.stage, line.worker)))
+    figures = [format_seconds(math.floor(line.seconds + passed) or 1)]
+    if line.memory is not None:
+        figures.insert(0, format_bytes(line.memory))
+    if line.gap is not None:
+        figures.insert(0, f"gap {describe_gap(line.gap)}")
+    if line.share is not None:
+        figures.insert(0, describe_share(line.share))
+    share = 0.0 if line.share is None else line.share
+    return (
+        f'<div class="run num"><span class="clip"><b>chunk {line.chunk:,}</b> {escape(where)}</span>'
+        f'<span class="meter{"" if line.share is not None else " none"}">'
+        f'<i style="width:{100 * share:.1f}%"></i></span>'
+        f'<span class="r">{" · ".join(figures)}</span>'
+        f'<span class="quiet clip said" title="{escape(line.message)}">{escape(line.message)}</span></div>'
+    )
 
 
 def failures(message: Message) -> str:

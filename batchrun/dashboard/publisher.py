@@ -7,8 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from batchrun.dashboard.message import (
+    CUT,
     RUNNING,
     WAITING,
     ChunkChange,
@@ -16,9 +18,12 @@ from batchrun.dashboard.message import (
     FailureLine,
     Message,
     code_of,
+    pack_cuts,
 )
 from batchrun.events import (
     AttemptEnded,
+    ChunkCut,
+    ChunkReported,
     ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
@@ -29,6 +34,7 @@ from batchrun.events import (
     SlotsChanged,
 )
 from batchrun.outcome import Attempt
+from batchrun.progress import Progress, RunningLine
 
 __all__ = ["Publisher"]
 
@@ -37,6 +43,9 @@ _log = logging.getLogger("batchrun.dashboard")
 _FAILURES = 12
 _CHUNKS_NAMED = 5
 _TEXT = 400
+_RUNNING = 50
+_RUNNING_EVERY = 1.0
+_SAID = 120
 
 
 class Publisher:
@@ -77,7 +86,10 @@ class Publisher:
             return
         with self._lock:
             self._tally.take(event)
-        self._wake.set()
+            # What chunks say of themselves is told once a second, however many they are.
+            worth_telling = not isinstance(event, ChunkReported) or self._tally.running_due(time.time())
+        if worth_telling:
+            self._wake.set()
         if isinstance(event, RunEnded):
             self.close()
 
@@ -103,14 +115,14 @@ class Publisher:
         if tally is None:
             return True
         with self._lock:
-            message, changes = tally.message(), tally.changes
-            tally.changes = {}
+            message, changes, cuts = tally.message(), tally.changes, tally.cuts
+            tally.changes, tally.cuts = {}, {}
         try:
-            self._publish(message | {"changed": ChunkColumns.pack(changes)})
+            self._publish(message | {"changed": ChunkColumns.pack(changes), "cuts": pack_cuts(cuts)})
         except Exception:
             _log.debug("the dashboard page could not be told how the run stands", exc_info=True)
             with self._lock:
-                tally.changes = changes | tally.changes
+                tally.changes, tally.cuts = changes | tally.changes, cuts | tally.cuts
             return False
         return True
 
@@ -120,6 +132,11 @@ class _Tally:
 
     def __init__(self, start: RunStarted) -> None:
         self.changes: dict[int, ChunkChange] = {}
+        self.cuts: dict[int, tuple[int, ...]] = {}
+        self._cut = 0
+        self._known = 0
+        self._progress = Progress()
+        self._running_at = float("-inf")
         self._head: dict[str, object] = {
             "run_id": start.run_id,
             "pipeline": start.pipeline,
@@ -135,6 +152,7 @@ class _Tally:
 
     def take(self, event: Event) -> None:
         """Count one event in."""
+        self._progress.tell(event)
         match event:
             case ChunkSettled():
                 self._chunks[event.outcome.value] += 1
@@ -143,15 +161,22 @@ class _Tally:
             case AttemptEnded():
                 self._count_attempt(event.attempt)
             case ChunksPlaced():
+                self._number(max(event.chunks, default=-1) + 1)
                 self.changes.update(dict.fromkeys(event.chunks, ChunkChange(RUNNING)))
+            case ChunkCut():
+                self._cut += 1
+                self.cuts[event.chunk] = event.parts
+                self.changes[event.chunk] = ChunkChange(CUT)
+                self._number(max(event.parts) + 1)
             case ChunksPlanned():
+                self._number(event.chunks + self._cut)
                 self._head |= {
-                    "chunks_planned": event.chunks,
                     "rows_planned": event.rows,
                     "chunks_before": event.settled,
                     "rows_before": event.settled_rows,
                 }
             case ChunksRecalled():
+                self._number(max(event.chunks, default=-1) + 1)
                 for chunk, outcome, rows in zip(event.chunks, event.outcomes, event.rows, strict=True):
                     self.changes[chunk] = ChunkChange(code_of(outcome), rows)
             case SlotsChanged():
@@ -167,10 +192,19 @@ class _Tally:
                     "error": _clip(str(event.error)) if event.error else "",
                 }
 
+    def running_due(self, now: float) -> bool:
+        """Whether it is time to tell again of chunks that run."""
+        return now - self._running_at >= _RUNNING_EVERY
+
     def message(self) -> dict[str, object]:
         """The message without its chunks."""
+        now, running = time.time(), None
+        if self.running_due(now) or self._progress.ended is not None:
+            running = tuple(map(_short, self._progress.running_lines(now, _RUNNING)))
+            self._running_at = now
         message = Message(
-            at=time.time(),
+            at=now,
+            running=running,
             chunks=dict(self._chunks),
             rows=dict(self._rows),
             attempts=dict(self._attempts),
@@ -178,6 +212,10 @@ class _Tally:
             **self._head,  # type: ignore[arg-type]
         )
         return message.as_dict()
+
+    def _number(self, chunks: int) -> None:
+        """There are chunks of so many numbers, at least."""
+        self._known = self._head["chunks_planned"] = max(chunks, self._known)
 
     def _count_attempt(self, attempt: Attempt) -> None:
         self._attempts[attempt.outcome.value] += 1
@@ -203,6 +241,11 @@ class _Tally:
         )
         if len(self._failures) > _FAILURES:
             del self._failures[next(iter(self._failures))]
+
+
+def _short(line: RunningLine) -> RunningLine:
+    """A line whose texts are short enough for a message of many."""
+    return replace(line, stage=line.stage[:_SAID], worker=line.worker[:_SAID], message=line.message[:_SAID])
 
 
 def _clip(text: str) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from batchrun.outcome import Outcome, RunState
+from batchrun.render.wording import describe_stopped
 from batchrun.resources import Demand, format_seconds
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = [
     "STATE_COLORS",
     "StageAccount",
     "advice",
+    "chunks_line",
     "conservation",
     "count",
     "demand_of",
@@ -28,8 +30,13 @@ __all__ = [
     "moment",
     "outcome_counts",
     "stage_accounts",
+    "standing",
     "state_color",
+    "stopped_line",
 ]
+
+CUT = "cut"
+"""What ``report.chunks`` calls the outcome of a chunk whose parts took its place."""
 
 STATE_COLORS: Mapping[RunState, str] = {
     RunState.QUEUED: "#8a94a3",
@@ -150,6 +157,10 @@ class StageAccount:
     """Seconds of the attempt in the middle; 0 without any."""
     longest: float
     """Seconds of the longest attempt; 0 without any."""
+    limit: int
+    """Bytes that the stage may use; 0 if it asked for none."""
+    median_peak: int | None
+    """The peak memory of the attempt in the middle, in bytes; None where it was not measured."""
     peak_memory: int | None
     """The most memory that an attempt used, in bytes; None where it was not measured."""
     rows_in: int
@@ -180,10 +191,32 @@ def _account(stage: Mapping[str, Any], attempts: pd.DataFrame) -> StageAccount:
         seconds=float(seconds.sum()),
         median=float(seconds.median()) if len(seconds) else 0.0,
         longest=float(seconds.max()) if len(seconds) else 0.0,
+        limit=int(stage.get("memory") or 0),
+        median_peak=int(peaks.median()) if len(peaks) else None,
         peak_memory=int(peaks.max()) if len(peaks) else None,
         rows_in=int(attempts.loc[solved, "rows_in"].sum()),
         rows_out=int(attempts.loc[solved, "rows_out"].sum()),
     )
+
+
+def standing(chunks: pd.DataFrame) -> pd.DataFrame:
+    """The chunks that have an outcome or will have one: all of ``report.chunks`` but those that were cut."""
+    return chunks[chunks["outcome"] != CUT]
+
+
+def chunks_line(report: RunReport) -> str:
+    """How many chunks there are and how they ended, in words."""
+    chunks = standing(report.chunks)
+    cut = len(report.chunks) - len(chunks)
+    more = f"; {count(cut, 'other one was', 'others were')} cut into parts" if cut else ""
+    return f"{count(len(chunks), 'chunk')}: {list_outcomes(outcome_counts(chunks))}{more}"
+
+
+def stopped_line(report: RunReport) -> str:
+    """How many chunks were stopped with a solution, and the worst gap of these; empty if none was."""
+    stopped = report.chunks[report.chunks["outcome"] == Outcome.STOPPED_WITH_SOLUTION.value]
+    gaps = stopped["gap"].dropna()
+    return describe_stopped(len(stopped), float(gaps.max()) if len(gaps) else None) if len(stopped) else ""
 
 
 def outcome_counts(frame: pd.DataFrame) -> dict[str, int]:

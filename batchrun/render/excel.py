@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from batchrun.data.files import write_atomically
+from batchrun.outcome import Outcome
 from batchrun.render.account import (
     advice,
+    chunks_line,
     conservation,
     count,
     headline,
@@ -24,6 +27,7 @@ from batchrun.render.account import (
     moment,
     outcome_counts,
     stage_accounts,
+    stopped_line,
 )
 from batchrun.render.cells import Cell, Column, clip, column_of, table_of
 from batchrun.resources import format_seconds
@@ -46,13 +50,15 @@ PIECE = 8_192
 """Rows that are Python objects at a time."""
 SAMPLE = 200
 """Rows whose width decides that of the column."""
+OWN_FORMATS = {"gap": "0.00%", "peak_memory": "#,##0", "seconds": "#,##0.00"}
+"""Number formats of columns of the report itself."""
 
 
 def write_excel(report: RunReport, path: str | Path, *, rows_per_sheet: int = ROWS_PER_SHEET) -> Path:
     """Write *report* to *path* as one workbook and give the path back; it appears whole or not at all.
 
     Its sheets are summary, results (as many as *rows_per_sheet* makes necessary), chunks, attempts,
-    failures, quarantine and settings.
+    incumbents if there are any, failures, quarantine and settings.
 
     Raises StoreError if the file cannot be written.
     """
@@ -65,8 +71,10 @@ def write_excel(report: RunReport, path: str | Path, *, rows_per_sheet: int = RO
         book.add_facts("summary", f"{report.pipeline}: {headline(report)}", _summary(report))
         results = report.batches()
         book.add_stream("results", results.schema, results)
-        book.add_frame("chunks", report.chunks)
-        book.add_frame("attempts", _with_moments(report.attempts))
+        book.add_frame("chunks", report.chunks, formats=OWN_FORMATS, colored="outcome")
+        book.add_frame("attempts", _with_moments(report.attempts), formats=OWN_FORMATS, colored="outcome")
+        if len(report.incumbents):
+            book.add_frame("incumbents", report.incumbents, formats=OWN_FORMATS)
         book.add_frame("failures", report.failures)
         book.add_frame("quarantine", report.quarantined)
         book.add_frame("settings", _settings(report))
@@ -97,6 +105,11 @@ class _Workbook:
         self._title = self._book.add_format({"bold": True, "font_size": 16})
         self._wrapped = self._book.add_format({"text_wrap": True, "valign": "top"})
         self._formats: dict[str, Any] = {"": None}
+        self._colors = {
+            outcome.value: self._book.add_format({"font_color": outcome.color, "bold": not outcome.solved})
+            for outcome in Outcome
+            if outcome is not Outcome.SUCCEEDED
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -123,16 +136,36 @@ class _Workbook:
             sheet.write_string(row, 0, label, self._label)
             sheet.write_string(row, 1, value, self._wrapped)
 
-    def add_frame(self, name: str, frame: pd.DataFrame) -> None:
-        """A sheet of a DataFrame's columns."""
+    def add_frame(
+        self, name: str, frame: pd.DataFrame, *, formats: Mapping[str, str] | None = None, colored: str = ""
+    ) -> None:
+        """A sheet of a DataFrame's columns.
+
+        *formats* has number formats of columns by name; the column *colored* holds outcomes, which get their
+        colours.
+        """
         table = table_of(frame)
-        self.add_stream(name, table.schema, table.to_batches())
+        columns = [column_of(field.name, field.type) for field in table.schema]
+        columns = [
+            replace(column, number_format=(formats or {}).get(column.header, column.number_format))
+            for column in columns
+        ]
+        marked = [column.header for column in columns].index(colored) if colored else None
+        self._write(name, columns, table.to_batches(), marked)
 
     def add_stream(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """A sheet of record batches, and further ones with the same header when one is full."""
         columns = [column_of(field.name, field.type) for field in islice(schema, COLUMNS_PER_SHEET)]
-        sheets = 1
-        sheet = _Sheet(self._book.add_worksheet(name), columns, self._header, self._format)
+        self._write(name, columns, batches)
+
+    def _write(
+        self,
+        name: str,
+        columns: Sequence[Column],
+        batches: Iterable[pa.RecordBatch],
+        marked: int | None = None,
+    ) -> None:
+        sheets, sheet = 1, self._sheet(name, columns, marked)
         for batch in batches:
             # A piece at a time: a batch may be large, and its values as Python objects larger still.
             for start in range(0, batch.num_rows, PIECE):
@@ -142,11 +175,13 @@ class _Workbook:
                     if sheet.rows == self._rows_per_sheet:
                         sheet.finish()
                         sheets += 1
-                        sheet = _Sheet(
-                            self._book.add_worksheet(f"{name} {sheets}"), columns, self._header, self._format
-                        )
+                        sheet = self._sheet(f"{name} {sheets}", columns, marked)
                     sheet.write(values)
         sheet.finish()
+
+    def _sheet(self, name: str, columns: Sequence[Column], marked: int | None) -> _Sheet:
+        sheet = self._book.add_worksheet(name)
+        return _Sheet(sheet, columns, self._header, self._format, self._colors, marked)
 
     def _format(self, number_format: str) -> Any:
         """The cell format of a number format, made once."""
@@ -159,11 +194,19 @@ class _Sheet:
     """One sheet with a frozen header, a filter, and columns as wide as their first values."""
 
     def __init__(
-        self, sheet: Any, columns: Sequence[Column], header: Any, format_of: Callable[[str], Any]
+        self,
+        sheet: Any,
+        columns: Sequence[Column],
+        header: Any,
+        format_of: Callable[[str], Any],
+        colors: Mapping[str, Any],
+        marked: int | None,
     ) -> None:
         self.rows = 0
         """Rows below the header so far."""
         self._sheet = sheet
+        self._colors = colors
+        self._marked = marked
         self._formats = [format_of(column.number_format) for column in columns]
         self._widths = [max(column.width, len(column.header) + 3) for column in columns]
         sheet.freeze_panes(1, 0)
@@ -178,7 +221,7 @@ class _Sheet:
             if value is None:
                 continue
             if isinstance(value, str):
-                sheet.write_string(row, at, value)
+                sheet.write_string(row, at, value, self._colors.get(value) if at == self._marked else None)
                 if row <= SAMPLE and len(value) >= self._widths[at]:
                     self._widths[at] = len(value) + 1
             elif isinstance(value, bool):
@@ -209,10 +252,12 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
         ("Started", moment(report.started)),
         ("Ended", moment(report.ended)),
         ("Time", format_seconds(report.seconds)),
-        ("Chunks", list_outcomes(outcome_counts(report.chunks))),
+        ("Chunks", chunks_line(report)),
         ("Attempts", list_outcomes(outcome_counts(report.attempts))),
         ("Folder", str(report.folder)),
     ]
+    if stopped_line(report):
+        facts.append(("Stopped", stopped_line(report)))
     facts += [
         (f"Parameter {name}", json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()
     ]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,25 @@ from batchrun.outcome import Outcome
 from batchrun.render.account import (
     StageAccount,
     advice,
+    chunks_line,
     conservation,
     count,
     headline,
     moment,
     outcome_counts,
     stage_accounts,
+    standing,
     state_color,
+    stopped_line,
 )
+from batchrun.render.best_answers import answers_grid, stopped_solves
+from batchrun.render.excerpts import excerpts, shorten
+from batchrun.render.gap_curve import ANSWER, BOUND, gap_curves
+from batchrun.render.grid import Grid, grid_of, grid_of_frame, show
 from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from batchrun.report import RunReport
 
@@ -38,32 +44,16 @@ __all__ = ["render_html", "write_html"]
 
 PREVIEW_ROWS = 20
 """Rows of the result that the page shows."""
-PREVIEW_COLUMNS = 40
-"""Columns that a table of user data shows."""
 QUARANTINE_ROWS = 100
 """Quarantined rows that the page shows."""
 ATTEMPT_ROWS = 50
 """Attempts that the page lists; the timeline has them all."""
 FAILURE_ROWS = 20
 """Distinct failures that the page shows with their traceback."""
-MOST_CHARACTERS = 300
-"""Characters of one value of user data."""
+TRACEBACK = 4 * 2**10
+"""Characters of the traceback of a quarantined row."""
 BINS = 24
 """Bars of the small histogram of a stage."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table as the template shows it."""
-
-    header: Sequence[str]
-    """Names of the columns."""
-    rows: Sequence[Sequence[str]]
-    """The cells as text."""
-    numeric: Sequence[bool]
-    """Which columns are numbers, and so stand to the right."""
-    note: str = ""
-    """What was left out; empty if nothing was."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +70,20 @@ class Portion:
     """Its colour."""
     description: str = ""
     """What the name means."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """The memory that a stage used, beside what it may use."""
+
+    stage: StageAccount
+    """The stage."""
+    median: float
+    """The median peak, in per cent of the bar."""
+    largest: float
+    """The largest peak, in per cent of the bar."""
+    limit: float | None
+    """The limit, in per cent of the bar; None if it has none."""
 
 
 def render_html(report: RunReport) -> str:
@@ -100,6 +104,7 @@ def render_html(report: RunReport) -> str:
         lstrip_blocks=True,
     )
     plot = timeline(report.attempts, report.started)
+    solves = stopped_solves(report)
     return environment.get_template("report.html").render(
         css=Markup(environment.get_template("report.css").render()),  # noqa: S704  a file of ours
         report=report,
@@ -112,13 +117,21 @@ def render_html(report: RunReport) -> str:
         facts=_facts(report),
         params=[(name, json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()],
         stages=[(stage, histogram) for stage, histogram in _stages(report)],
-        chunks=_chunk_portions(report.chunks),
+        gauges=[_gauge(stage) for stage in stage_accounts(report) if stage.peak_memory is not None],
+        chunks=_chunk_portions(standing(report.chunks)),
+        chunks_line=chunks_line(report),
         plot=plot,
+        stopped=stopped_line(report),
+        answers=answers_grid(solves),
+        curves=gap_curves(solves, report.incumbents),
+        answer_color=ANSWER,
+        bound_color=BOUND,
         result=_preview(report),
         failures=_failures(report.failures),
         failures_left=max(0, len(report.failures) - FAILURE_ROWS),
-        quarantined=_grid_of(report.quarantined, QUARANTINE_ROWS, "quarantined row"),
+        quarantined=_quarantined(report),
         attempts=_attempts(report),
+        excerpts=excerpts(report),
         written=moment(datetime.now().timestamp()),
         bytes=format_bytes,
         seconds=format_seconds,
@@ -206,6 +219,13 @@ def _stages(report: RunReport) -> Iterable[tuple[StageAccount, list[float]]]:
         yield stage, [float(bar) / max(1, int(bars.max())) for bar in bars]
 
 
+def _gauge(stage: StageAccount) -> Gauge:
+    median, largest = stage.median_peak or 0, stage.peak_memory or 0
+    whole = max(stage.limit, largest, 1)
+    limit = 100 * stage.limit / whole if stage.limit else None
+    return Gauge(stage, 100 * median / whole, 100 * largest / whole, limit)
+
+
 def _preview(report: RunReport) -> Grid:
     """The first rows of the results; results that do not fit one table give their reason instead."""
     import pyarrow as pa
@@ -220,56 +240,21 @@ def _preview(report: RunReport) -> Grid:
         rows += batches[-1].num_rows
         if rows == PREVIEW_ROWS:
             break
-    return _grid(pa.Table.from_batches(batches, results.schema), report.rows_out, "row")
+    return grid_of(pa.Table.from_batches(batches, results.schema), report.rows_out, "row")
 
 
 def _failures(failures: pd.DataFrame) -> list[Mapping[str, Any]]:
     return [dict(row) for _, row in failures.head(FAILURE_ROWS).iterrows()]
 
 
-def _grid_of(frame: pd.DataFrame, most: int, noun: str) -> Grid:
-    from batchrun.render.cells import table_of
-
-    return _grid(table_of(frame.head(most)), len(frame), noun)
-
-
-def _grid(table: pa.Table, total: int, noun: str) -> Grid:
-    """A small Arrow table as text, with a note on what is not shown of *total* rows."""
-    from pyarrow import types
-
-    from batchrun.render.cells import column_of, python_values
-
-    wide = table.num_columns
-    table = table.select(list(range(min(wide, PREVIEW_COLUMNS))))
-    columns = [[show(value) for value in python_values(column)] for column in table.columns]
-    note = [f"the first {table.num_rows} of {count(total, noun)}"] if total > table.num_rows else []
-    if wide > PREVIEW_COLUMNS:
-        note.append(f"the first {PREVIEW_COLUMNS} of {count(wide, 'column')}")
-    kinds = [field.type for field in table.schema]
-    return Grid(
-        header=[column_of(field.name, field.type).header for field in table.schema],
-        rows=list(zip(*columns, strict=True)),
-        numeric=[types.is_integer(k) or types.is_floating(k) or types.is_decimal(k) for k in kinds],
-        note=", ".join(note),
-    )
-
-
-def show(value: Any) -> str:
-    """A value of user data as text to read.
-
-    >>> show(0.1 + 0.2), show(12345678.9), show(None), show([1, 2])
-    ('0.3', '12345678.9', '', '[1, 2]')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.10g}"
-    if isinstance(value, (dict, list)):
-        value = json.dumps(value, ensure_ascii=False, default=str)
-    text = value.hex() if isinstance(value, bytes) else str(value)
-    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+def _quarantined(report: RunReport) -> Grid:
+    """The first rows that were set apart, with their errors; the tracebacks are folded away."""
+    rows = report.quarantined
+    # The traceback is the last column, whatever columns the user's rows have.
+    grid = grid_of_frame(rows.iloc[:, :-1], QUARANTINE_ROWS, "quarantined row")
+    traces = rows.iloc[:, -1].head(QUARANTINE_ROWS)
+    folded = [shorten(text.rstrip(), TRACEBACK) if isinstance(text, str) else "" for text in traces]
+    return replace(grid, folded=folded)
 
 
 def _attempts(report: RunReport) -> Grid:
@@ -284,8 +269,8 @@ def _attempts(report: RunReport) -> Grid:
     begin = float(attempts["started"].min()) if len(attempts) else 0.0
     rows = [_attempt_cells(record, begin) for record in order.to_dict("records")]
     note = f"{len(rows)} of {count(len(attempts), 'attempt')}" if len(attempts) > len(rows) else ""
-    header = ("chunk", "stage", "try", "worker", "outcome", "started", "took", "peak memory", "error")
-    return Grid(header, rows, (True, False, True, False, False, True, True, True, False), note)
+    header = ("chunk", "stage", "try", "worker", "outcome", "started", "took", "peak memory", "error", "then")
+    return Grid(header, rows, (True, False, True, False, False, True, True, True, False, False), note)
 
 
 def _attempt_cells(attempt: Mapping[Hashable, Any], begin: float) -> tuple[str, ...]:
@@ -296,12 +281,24 @@ def _attempt_cells(attempt: Mapping[Hashable, Any], begin: float) -> tuple[str, 
         str(attempt["stage"]),
         str(attempt["attempt"]),
         str(attempt["worker"]),
-        f"{_symbol(outcome)} {outcome.replace('_', ' ')}",
+        f"{_symbol(outcome)} {outcome.replace('_', ' ')}{_because(attempt)}",
         f"+ {format_seconds(attempt['started'] - begin)}",
         format_seconds(attempt["seconds"]),
         format_bytes(peak) if isinstance(peak, (int, float)) and peak > 0 else "",
         show(f"{error_type}: {attempt['error']}") if failed else "",
+        show(_text(attempt["next_step"]) or _text(attempt["decision"])),
     )
+
+
+def _because(attempt: Mapping[Hashable, Any]) -> str:
+    """The cause, where the outcome does not say it already."""
+    cause, outcome = _text(attempt["cause"]), str(attempt["outcome"])
+    said = {"failed": "error", "out_of_memory": "memory", "timed_out": "timeout", "cancelled": "cancel"}
+    return "" if cause in ("", outcome, said.get(outcome)) else f" ({cause.replace('_', ' ')})"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _symbol(name: str) -> str:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchrun.outcome import Outcome
-from batchrun.progress import Progress, describe_rate, describe_slot, describe_stop, describe_time
+from batchrun.progress import Progress, describe_share
 from batchrun.render.account import count, law
-from batchrun.resources import format_seconds
+from batchrun.render.running import MOST_RUNNING, running_table
+from batchrun.render.wording import (
+    describe_rate,
+    describe_slot,
+    describe_stop,
+    describe_stopped,
+    describe_time,
+)
+from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -17,7 +25,8 @@ __all__ = ["ended_line", "progress_block", "progress_line", "resumed_line", "sta
 
 
 def progress_block(progress: Progress, now: float) -> Group:
-    """The live display of a run: title, bar, counts and slots, four lines; a fifth while it stops."""
+    """The live display of a run: title, bar, counts and slots, then running chunks that have something to
+    show, five at most, and what happens while it stops."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -31,11 +40,14 @@ def progress_block(progress: Progress, now: float) -> Group:
     bar.add_column(justify="right", no_wrap=True)
     bar.add_row(
         ProgressBar(total=1.0, completed=progress.share, complete_style="#4c8fd6", finished_style="#2a9d5c"),
-        Text(f"{progress.share:4.0%}  {describe_time(progress, now)}"),
+        Text(f"{describe_share(progress.share):>5}  {describe_time(progress, now)}"),
     )
     lines: list[RenderableType] = [_one_line(title), bar, _one_line(_counts_line(progress, now))]
     if progress.slots:
         lines.append(_one_line(_slots_line(progress)))
+    running = progress.running_lines(now, MOST_RUNNING)
+    if running:
+        lines.append(running_table(running))
     if progress.stopping is not None:
         said = describe_stop(progress, now, again="Ctrl-C again stops at once")
         lines.append(_one_line(Text(said, style="bold #e08e2b")))
@@ -56,11 +68,22 @@ def _counts_line(progress: Progress, now: float) -> Text:
         if not outcome.solved and progress.outcomes[outcome]:
             name = outcome.value.replace("_", " ")
             line.append(f"   {outcome.symbol} {progress.outcomes[outcome]:,} {name}", outcome.color)
+    stopped = Outcome.STOPPED_WITH_SOLUTION
+    if progress.outcomes[stopped]:
+        line.append(f"   {stopped.symbol} {_stopped(progress)}", stopped.color)
+    if progress.chunks_cut:
+        line.append(f"   ✂ {progress.chunks_cut:,} cut", "#e08e2b")
+    if progress.decisions["more_memory"]:
+        line.append(f"   ▲ {progress.decisions['more_memory']:,} to more memory", "#e08e2b")
     if progress.retries:
         line.append(f"   ↻ {count(progress.retries, 'retry', 'retries')}", "#e08e2b")
     if progress.chunks_recalled:
         line.append(f"   {progress.chunks_recalled:,} solved before", "dim")
     return line
+
+
+def _stopped(progress: Progress) -> str:
+    return describe_stopped(progress.outcomes[Outcome.STOPPED_WITH_SOLUTION], progress.worst_gap)
 
 
 def _slots_line(progress: Progress) -> Text:
@@ -96,9 +119,13 @@ def resumed_line(progress: Progress) -> str:
 
 def progress_line(progress: Progress, now: float) -> str:
     """A line about a run on its way in a log that is no terminal."""
-    parts = [f"{progress.share:.0%}", *_counts(progress, now), f"{len(progress.running):,} running"]
+    parts = [describe_share(progress.share), *_counts(progress, now), f"{len(progress.running):,} running"]
     if progress.unsolved:
         parts.append(f"{progress.unsolved:,} without a result")
+    if progress.outcomes[Outcome.STOPPED_WITH_SOLUTION]:
+        parts.append(_stopped(progress))
+    if progress.chunks_cut:
+        parts.append(f"{progress.chunks_cut:,} cut into parts")
     return f"run {progress.run_id}: {', '.join(parts)}, {describe_time(progress, now)}"
 
 
@@ -113,4 +140,9 @@ def ended_line(progress: Progress) -> str:
     if end is None:
         return f"run {progress.run_id}: interrupted"
     account = law(end.rows_in, end.rows_solved, end.rows_quarantined, end.rows_cancelled)
-    return f"run {progress.run_id}: {end.state.value} after {format_seconds(end.seconds)}, {account}"
+    said = f"run {progress.run_id}: {end.state.value} after {format_seconds(end.seconds)}, {account}"
+    if progress.outcomes[Outcome.STOPPED_WITH_SOLUTION]:
+        said += f"; {_stopped(progress)}"
+    if progress.peak_memory is not None:
+        said += f"; peak memory {format_bytes(progress.peak_memory)}"
+    return said

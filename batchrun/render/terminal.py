@@ -5,13 +5,16 @@ Text from users goes in as ``Text`` or escaped, so that brackets in it are never
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.outcome import Outcome, RunState
+from batchrun.progress import RunningLine
 from batchrun.render.account import (
     STATE_COLORS,
     advice,
+    chunks_line,
     conservation,
     count,
     headline,
@@ -20,7 +23,10 @@ from batchrun.render.account import (
     outcome_counts,
     stage_accounts,
     state_color,
+    stopped_line,
 )
+from batchrun.render.running import running_table
+from batchrun.render.wording import one_line
 from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from batchrun.report import RunReport
+    from batchrun.store.live import LiveState
 
 __all__ = [
     "CheckLine",
@@ -55,6 +62,8 @@ STOPPED = "◦"
 """The character of a run that has not ended and that no process drives."""
 MOST_FAILURES = 3
 """Distinct failures that a summary shows; the reports have all."""
+MOST_RUNNING = 20
+"""Running chunks that the details show."""
 
 
 class RunLine(Protocol):
@@ -118,7 +127,9 @@ def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
     facts = _facts()
     facts.add_row("run", Text(report.run_id))
     facts.add_row("rows", Text(conservation(report)))
-    facts.add_row("chunks", Text(list_outcomes(outcome_counts(report.chunks))))
+    facts.add_row("chunks", Text(chunks_line(report)))
+    if stopped_line(report):
+        facts.add_row("stopped", Text(stopped_line(report), style=Outcome.STOPPED_WITH_SOLUTION.color))
     facts.add_row(
         "attempts", Text(f"{len(report.attempts):,}: {list_outcomes(outcome_counts(report.attempts))}")
     )
@@ -135,7 +146,7 @@ def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
 
 
 def details(report: RunReport) -> Group:
-    """All that ``show`` tells of a run: the summary, what ran on what, and the stages."""
+    """All that ``show`` tells of a run: the summary, what ran on what, the stages, and what runs now."""
     from rich.console import Group
     from rich.text import Text
 
@@ -161,7 +172,47 @@ def details(report: RunReport) -> Group:
             format_seconds(stage.longest),
             format_seconds(stage.seconds),
         )
-    return Group(summary(report), Text(), facts, Text(), table)
+    blocks: list[RenderableType] = [summary(report), Text(), facts, Text(), table]
+    live = report.live
+    if live is not None:
+        blocks += [Text(), *_live_block(live, time.time())]
+    return Group(*blocks)
+
+
+def _live_block(live: LiveState, now: float) -> list[RenderableType]:
+    """What runs in a run that goes on, the longest first, and what waits."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    said = [f"{count(len(live.running), 'chunk')} running on {count(len(live.workers), 'worker')}"]
+    for waiting in live.waiting:
+        chunks = f"{waiting.chunks:,} {'waits' if waiting.chunks == 1 else 'wait'}"
+        said.append(f"{chunks} for {waiting.demand} at {one_line(waiting.stage, 40)}")
+    if live.delayed:
+        said.append(f"{len(live.delayed):,} before the next try")
+    if live.stopping:
+        said.append("stopping")
+    blocks: list[RenderableType] = [Text("; ".join(said), style="bold")]
+    running = sorted(live.running, key=lambda chunk: (chunk.started, chunk.chunk))
+    lines = [
+        RunningLine(
+            chunk.chunk,
+            chunk.worker,
+            max(0.0, now - chunk.started),
+            chunk.stage,
+            chunk.share,
+            chunk.message,
+            chunk.memory,
+            chunk.objective,
+            chunk.bound,
+        )
+        for chunk in running[:MOST_RUNNING]
+    ]
+    if lines:
+        blocks.append(Padding(running_table(lines), (0, 0, 0, 2)))
+    if len(running) > len(lines):
+        blocks.append(Text(f"  … and {len(running) - len(lines):,} more", style="dim"))
+    return blocks
 
 
 def failures_block(report: RunReport) -> Group:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["Plot", "bars_of", "timeline"]
+__all__ = ["INK", "Plot", "bars_of", "quiet", "time_scale", "timeline"]
 
 MOST_BARS = 5_000
 """Bars in the plot."""
@@ -182,9 +182,7 @@ def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
 
     height = sum(count for _, count in lanes)
     extent = max(float(bars["right"].max()), 1e-3)
-    unit, scale = (
-        ("seconds", 1.0) if extent < 180 else ("minutes", 60.0) if extent < 3 * 3600 else ("hours", 3600.0)
-    )
+    unit, scale = time_scale(extent)
     plot = figure(
         height=min(max(LANE_HEIGHT * height, LEAST_HEIGHT), MOST_HEIGHT) + 78,
         sizing_mode="stretch_width",
@@ -259,20 +257,15 @@ def _more(error: object, peak: object) -> str:
     return ", ".join(parts)
 
 
+def time_scale(extent: float) -> tuple[str, float]:
+    """The unit for an axis of so many seconds, and the seconds in it."""
+    return ("seconds", 1.0) if extent < 180 else ("minutes", 60.0) if extent < 3 * 3600 else ("hours", 3600.0)
+
+
 def _style(plot: Any) -> None:
-    """Quiet lines and text in a grey that reads on white and on black, on no background of its own."""
-    plot.background_fill_alpha = plot.border_fill_alpha = 0
-    plot.outline_line_color = None
-    plot.grid.grid_line_color = INK
-    plot.grid.grid_line_alpha = 0.18
+    """The look of the plot, with its legend above it."""
+    quiet(plot)
     plot.ygrid.grid_line_color = None
-    for axis in plot.axis:
-        axis.axis_line_color = axis.major_tick_line_color = INK
-        axis.minor_tick_line_color = None
-        axis.axis_line_alpha = 0.4
-        axis.major_label_text_color = axis.axis_label_text_color = INK
-        axis.axis_label_text_font_style = "normal"
-        axis.major_label_text_font = axis.axis_label_text_font = "system-ui, sans-serif"
     plot.legend.orientation = "horizontal"
     plot.legend.background_fill_alpha = plot.legend.border_line_alpha = 0
     plot.legend.label_text_color = INK
@@ -282,5 +275,20 @@ def _style(plot: Any) -> None:
     plot.legend.spacing = 18
     plot.legend.padding = plot.legend.margin = 0
     plot.add_layout(plot.legend[0], "above")
+
+
+def quiet(plot: Any) -> None:
+    """Quiet lines and text in a grey that reads on white and on black, on no background of its own."""
+    plot.background_fill_alpha = plot.border_fill_alpha = 0
+    plot.outline_line_color = None
+    plot.grid.grid_line_color = INK
+    plot.grid.grid_line_alpha = 0.18
+    for axis in plot.axis:
+        axis.axis_line_color = axis.major_tick_line_color = INK
+        axis.minor_tick_line_color = None
+        axis.axis_line_alpha = 0.4
+        axis.major_label_text_color = axis.axis_label_text_color = INK
+        axis.axis_label_text_font_style = "normal"
+        axis.major_label_text_font = axis.axis_label_text_font = "system-ui, sans-serif"
     plot.toolbar.logo = None
     plot.toolbar.autohide = True

@@ -11,18 +11,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from batchrun import Pipeline, RetryPolicy, Stage, by_rows, run_pipeline
+from batchrun import Pipeline, RetryPolicy, Stage, by_group, by_rows, run_pipeline
 from batchrun.dashboard.message import (
     RUNNING,
     TOPIC,
+    WAITING,
     ChunkChange,
     ChunkColumns,
     FailureLine,
     Message,
     code_of,
+    pack_cuts,
 )
 from batchrun.events import RunStarted
 from batchrun.outcome import Outcome
+from batchrun.progress import RunningLine
 
 pytestmark = [pytest.mark.browser, pytest.mark.cluster]
 
@@ -35,7 +38,10 @@ PATIENCE = 30_000
 
 
 def gated(chunk: pd.DataFrame, *, gate: str) -> pd.DataFrame:
-    """Goes through at once for chunks below five, later ones wait for a file; the third always fails."""
+    """Goes through at once for chunks below five, later ones wait for a file; the third always fails.
+
+    A chunk is one group, which cannot be cut.
+    """
     first = int(chunk["row"].iloc[0])
     while first >= 50 and not Path(gate).exists():
         time.sleep(0.02)
@@ -46,7 +52,7 @@ def gated(chunk: pd.DataFrame, *, gate: str) -> pd.DataFrame:
 
 def pipeline() -> Pipeline:
     stage = Stage(gated, resources={"HIGHMEM": 1}, retry=RetryPolicy(attempts=1))
-    return Pipeline("gated", split=by_rows(10), stages=[stage])
+    return Pipeline("gated", split=by_group("pit"), stages=[stage])
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ class RunInBackground:
             if isinstance(event, RunStarted):
                 self._started.put(event.dashboard)
 
-        rows = pd.DataFrame({"row": range(100)})
+        rows = pd.DataFrame({"row": range(100), "pit": [row // 10 for row in range(100)]})
         self._report = run_pipeline(pipeline(), rows, observers=[observe], **arguments)
 
     def page_address(self) -> str:
@@ -218,6 +224,28 @@ def test_no_name_that_a_user_chose_runs_as_a_script(bare, tab):
     tab.goto(address)
     expect(tab.get_by_text(evil, exact=True).first).to_be_visible(timeout=PATIENCE)
     assert tab.locator("img[src=x]").count() == 0
+
+
+def test_running_chunks_and_the_parts_of_one_that_was_cut_are_shown(bare, tab):
+    client, address = bare
+    evil = f"{SCRIPT} node 7"
+    message = Message(
+        "cut",
+        at=time.time(),
+        started=time.time(),
+        pipeline="cut",
+        rows_in=30,
+        chunks_planned=5,
+        changed=ChunkColumns.pack({3: ChunkChange(SUCCEEDED, 5, 0.1), 4: ChunkChange(FAILED, 5, 0.1)}),
+        cuts=pack_cuts({1: (3, 4)}),
+        running=(RunningLine(2, "highmem-0", 60.0, evil, 0.4, evil, 2**30, 1_000.0, 968.0),),
+    )
+    client.log_event(TOPIC, message.as_dict())
+    tab.goto(address)
+    await_codes(tab, f"codes.join() == '{WAITING},{SUCCEEDED},{FAILED},{WAITING}'")
+    expect(tab.get_by_text(evil, exact=True)).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("40 % · gap 3.2 % · 1 GiB").first).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("cut into parts")).to_be_visible(timeout=PATIENCE)
 
 
 def test_a_hundred_thousand_chunks_are_drawn_and_kept_up_with(bare, tab):
