@@ -164,6 +164,14 @@ class Plan:
             found |= new
         return found
 
+    def cuts(self) -> dict[int, tuple[int, ...]]:
+        """The parts of each chunk that was cut, in the order in which they were."""
+        found: dict[int, tuple[int, ...]] = {}
+        for part in np.flatnonzero(self._chunks.parents != NO_PARENT).tolist():
+            parent = int(self._chunks.parents[part])
+            found[parent] = (*found.get(parent, ()), part)
+        return found
+
     @property
     def not_handed_out(self) -> set[int]:
         """The chunks that ``take`` has yet to give."""

@@ -6,6 +6,7 @@ Nothing here needs pytest; the methods of the contract are collected by it, or c
 # ruff: noqa: S101  these are tests
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import signal
@@ -13,15 +14,16 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrun.context import ChunkContext
 from batchrun.data.table import Inline, Stored, decode, encode, to_table
-from batchrun.executor import Executor, Placement, Signal, TaskDone, TaskLost, WorkersChanged
+from batchrun.executor import Executor, Placement, Signal, TaskDone, TaskLost, TaskReported, WorkersChanged
 from batchrun.outcome import Outcome
 from batchrun.resources import Demand, Worker
-from batchrun.worker.task import Task
+from batchrun.worker.task import Limits, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ExecutorContract", "attempts_in", "collect", "scripted", "task_for"]
 
 
-def scripted(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame | None:
+def scripted(chunk: pd.DataFrame, ctx: ChunkContext, *, folder: str) -> pd.DataFrame | None:
     """A stage that does what the column ``do`` of its input says, row by row, and counts its tries.
 
     The column ``id`` names a row. ``do`` is a word, or a word and how many of the first tries it holds for,
@@ -44,10 +46,18 @@ def scripted(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame | None:
     ``sleep=0.5``           sleeps so many seconds first
     ``large=1000000``       gives a result with so many bytes
     ``hoard=1000000``       fills so many bytes of memory and sleeps
+    ``leak=1000000``        keeps so many bytes for the life of its process
+    ``crash``               reads an address that is not its own
+    ``leave=3``             ends its process by ``os._exit(3)``
+    ``hold=60``             sleeps so many seconds in C, holding the interpreter's lock
+    ``solve=60``            publishes an answer ten times a second until it should stop
+    ``publish=60``          publishes one answer, and sleeps so many seconds
+    ``print=1000``          prints so many lines, and logs that it did
     ======================  ==========================================================
 
     Args:
         chunk: A frame with the columns ``id`` and ``do``.
+        ctx: Takes progress, answers and messages.
         folder: A folder that all workers share, where each try of a row leaves a file.
 
     Returns:
@@ -59,7 +69,7 @@ def scripted(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame | None:
         word, _, most = str(deed).partition(":")
         load = b""
         if not most or attempt <= int(most):
-            load = _do(*word.partition("=")[::2], row=row)
+            load = _do(*word.partition("=")[::2], row=row, frame=chunk.assign(tries=attempt), ctx=ctx)
         tries.append(attempt)
         loads.append(load)
     result = chunk.assign(tries=tries)
@@ -78,8 +88,12 @@ def task_for(
     store_to: str | None = None,
     inline_limit: int = 2**20,
     chunk: int = 0,
+    isolated: bool = False,
 ) -> Task:
-    """A task of the first leg of a program over the rows of a frame, which travel with it."""
+    """A task of the first leg of a program over the rows of a frame, which travel with it.
+
+    An *isolated* one runs `scripted` in a child process.
+    """
     table = to_table(rows, owner="the test")
     return Task(
         key=f"batchrun-test-{uuid.uuid4().hex}",
@@ -92,6 +106,7 @@ def task_for(
         demand=demand or Demand(),
         store_to=store_to,
         inline_limit=inline_limit,
+        limits=(Limits("scripted"),) if isolated else (),
     )
 
 
@@ -108,7 +123,7 @@ def collect(
         if time.monotonic() > deadline:
             raise TimeoutError(f"nothing was heard of {sorted(wanted - set(found))}")
         for signal_ in executor.wait(0.2):
-            if isinstance(signal_, WorkersChanged):
+            if isinstance(signal_, (TaskReported, WorkersChanged)):
                 continue
             assert signal_.key not in found, f"{signal_.key} was signalled twice"
             found[signal_.key] = signal_
@@ -207,6 +222,42 @@ class ExecutorContract:
         after = task_for(_rows("after", "ok"))
         run_in_slots(executor, [after])
         assert set(collect(executor, [after.key])) == {after.key}
+
+    def test_a_task_that_runs_tells_how_it_is_doing(self, executor: Executor) -> None:
+        """Where it runs in a process of its own, its memory is part of it."""
+        if not self.processes:
+            return
+        task = task_for(_rows("told", "sleep=3"), isolated=True)
+        run_in_slots(executor, [task])
+        heard: list[Signal] = []
+        _wait_until(executor, heard, {task.key})
+        told = [item.status for item in heard if isinstance(item, TaskReported)]
+        assert {status.key for status in told} == {task.key}
+        assert {status.stage for status in told} == {"scripted"}
+        assert any(status.memory for status in told)
+
+    def test_a_task_in_a_process_of_its_own_is_ended_when_it_is_stopped(self, executor: Executor) -> None:
+        """It comes back as cancelled, and its worker goes on."""
+        if not self.processes:
+            return
+        worker = executor.workers()[0]
+        task = task_for(_rows("stopped", "sleep=60"), isolated=True)
+        executor.submit([Placement(task, worker.address)])
+        deadline = time.monotonic() + 30
+        while not any(isinstance(item, TaskReported) for item in executor.wait(0.2)):
+            assert time.monotonic() < deadline, "it told nothing"
+        executor.stop([task.key], keep_best=False, grace=0.1)
+        asked = time.monotonic()
+        attempt = _done(collect(executor, [task.key])[task.key]).result.attempts[-1]
+        assert attempt.outcome is Outcome.CANCELLED
+        assert time.monotonic() - asked < 5
+        after = task_for(_rows("after a stop", "ok"), isolated=True)
+        executor.submit([Placement(after, worker.address)])
+        assert _done(collect(executor, [after.key])[after.key]).result.worker == worker.name
+
+    def test_what_is_not_known_is_stopped_without_complaint(self, executor: Executor) -> None:
+        """It may have ended a moment ago."""
+        executor.stop(["never-heard-of"], keep_best=True, grace=0.0)
 
     def test_waiting_for_nothing_ends_in_time(self, executor: Executor) -> None:
         """With no signal but of workers."""
@@ -315,7 +366,7 @@ class _StubbornError(Exception):
         self.lock = threading.Lock()
 
 
-def _do(word: str, amount: str, *, row: object) -> bytes:
+def _do(word: str, amount: str, *, row: object, frame: pd.DataFrame, ctx: ChunkContext) -> bytes:
     """Do one deed; the bytes are a load for the result."""
     if word == "fail":
         raise ValueError(f"row {row} was told to fail")
@@ -323,22 +374,70 @@ def _do(word: str, amount: str, *, row: object) -> bytes:
         raise _StubbornError(f"row {row} was told to be stubborn")
     if word == "exit":
         raise SystemExit(3)
-    if word == "kill":
-        _kill_this_process()
-    if word == "sleep":
-        time.sleep(float(amount))
-    if word == "hoard":
-        hoard = bytearray(os.urandom(4096) * (int(amount) // 4096))
-        time.sleep(60)
-        del hoard
     if word == "large":
         return os.urandom(int(amount))
-    if word not in ("ok", "sleep"):
+    if word in _SAYINGS:
+        _SAYINGS[word](frame, ctx, float(amount))
+    elif word in _DEEDS:
+        _DEEDS[word](float(amount or 0))
+    elif word != "ok":
         raise ValueError(f"the script says {word!r}, which is no deed")
     return b""
 
 
-def _kill_this_process() -> None:
+def _kill_this_process(_: float = 0) -> None:
     if hasattr(signal, "SIGKILL"):
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(137)
+
+
+def _hoard(nbytes: float) -> None:
+    hoard = bytearray(os.urandom(4096) * int(nbytes // 4096))
+    time.sleep(60)
+    del hoard
+
+
+def _hold(seconds: float) -> None:
+    library = ctypes.PyDLL("kernel32" if os.name == "nt" else None)
+    library.Sleep(int(seconds * 1000)) if os.name == "nt" else library.sleep(int(seconds))
+
+
+_kept: list[bytes] = []
+_DEEDS: dict[str, Callable[[float], object]] = {
+    "kill": _kill_this_process,
+    "crash": lambda _: ctypes.string_at(0),
+    "leave": lambda code: os._exit(int(code)),
+    "sleep": time.sleep,
+    "hoard": _hoard,
+    "leak": lambda nbytes: _kept.append(os.urandom(4096) * int(nbytes // 4096)),
+    "hold": _hold,
+}
+"""What a row may do to its process."""
+
+
+def _solve(frame: pd.DataFrame, ctx: ChunkContext, seconds: float) -> None:
+    began, step = time.monotonic(), 0
+    while not ctx.should_stop and time.monotonic() - began < seconds:
+        step += 1
+        ctx.progress(step, 10 * seconds, message=f"answer {step}")
+        ctx.incumbent(frame, objective=100 + 100 / step, bound=100)
+        time.sleep(0.1)
+
+
+def _publish(frame: pd.DataFrame, ctx: ChunkContext, seconds: float) -> None:
+    ctx.incumbent(frame, objective=110, bound=100)
+    time.sleep(seconds)
+
+
+def _print(_: pd.DataFrame, ctx: ChunkContext, lines: float) -> None:
+    for number in range(int(lines)):
+        print(f"line {number}")  # noqa: T201  that is the deed
+    ctx.log.info("printed %d lines", int(lines))
+
+
+_SAYINGS: dict[str, Callable[[pd.DataFrame, ChunkContext, float], None]] = {
+    "solve": _solve,
+    "publish": _publish,
+    "print": _print,
+}
+"""What a row may say through the context."""

@@ -229,3 +229,58 @@ class TestLoading:
     def test_says_what_is_wrong_with_a_name(self, target, said):
         with pytest.raises(PipelineNotFoundError, match=said):
             load_pipeline(target)
+
+
+def double(chunk: pd.DataFrame) -> pd.DataFrame:
+    return chunk * 2
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        ("options", "isolated"),
+        [
+            ({}, False),
+            ({"memory": "1GiB"}, True),
+            ({"memory": "auto"}, True),
+            ({"timeout": "2h"}, True),
+            ({"stop_after": 90}, True),
+            ({"isolate": True}, True),
+            ({"memory": "1GiB", "isolate": False}, False),
+            ({"resources": {"HIGHMEM": 1}}, False),
+        ],
+    )
+    def test_of_memory_or_time_put_a_stage_into_a_process_of_its_own(self, options, isolated):
+        assert Stage(double, **options).isolated is isolated
+
+    def test_are_read_as_people_write_them(self):
+        stage = Stage(double, timeout="2h", stop_after="90min")
+
+        assert (stage.timeout, stage.stop_after) == (7200.0, 5400.0)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"timeout": "1min", "stop_after": "1min"}, "before it is asked to stop"),
+            ({"timeout": 0}, "no time at all"),
+            ({"timeout": "soon"}, "is not a time"),
+            ({"timeout": "1h", "isolate": False}, "leave isolate out"),
+            ({"memory": "auto", "isolate": False}, "leave isolate out"),
+        ],
+    )
+    def test_that_cannot_be_kept_are_refused(self, options, said):
+        with pytest.raises(PipelineError, match=said):
+            Stage(double, **options)
+
+    def test_split_legs_where_the_process_changes(self):
+        pipe = Pipeline(
+            "p",
+            split=by_rows(1),
+            stages=[double, Stage(double, timeout="1h"), Stage(double, isolate=True), Stage(double)],
+        )
+
+        assert pipe.legs == ((0,), (1, 2), (3,))
+
+    def test_survive_a_second_stage_of_the_same_name(self):
+        pipe = Pipeline("p", split=by_rows(1), stages=[Stage(double), Stage(double, timeout="1h")])
+
+        assert (pipe.stages[1].name, pipe.stages[1].timeout) == ("double-2", 3600.0)

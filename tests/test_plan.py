@@ -91,6 +91,7 @@ def test_a_chunk_that_is_cut_has_its_parts_in_its_place_after_a_restart_too(fold
     again = make(folder, by_rows(30), settled={0: 30, 8: 7})
     assert again.complete
     assert sorted(again.take(10)) == [2, 5, 6, 7, 9]
+    assert again.cuts() == {1: (4, 5), 3: (6, 7), 4: (8, 9)}
     assert read_plan(folder).is_cut.tolist() == [False, True, False, True, True] + [False] * 5
 
 

@@ -121,6 +121,8 @@ class Runner:
     def run(self) -> None:
         """Run until every chunk is settled, or until there is a reason to stop."""
         self._dispatcher.set_workers(self.executor.workers())
+        for chunk, parts in self.plan.cuts().items():
+            self._narrator.cut(chunk, parts, [self.plan.size(part) for part in parts])
         self._narrator.planned(self.plan)
         self._narrator.recalled(self.recalled)
         try:
