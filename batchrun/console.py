@@ -125,6 +125,9 @@ class ConsoleProgress:
             self.progress.tell(event)
             if not self._quiet and self._live is None and self._console is not None:
                 self._log(event)
+            if isinstance(event, RunStarted) and not self._quiet and self._console is not None:
+                for note in event.notes:
+                    _plain(self._console, f"run {event.run_id}: {note}")
 
     def _draw(self) -> RenderableType:
         from rich.text import Text

@@ -234,8 +234,12 @@ class _Drive:
 
 
 def _record_cancelled(store: RunStore, record: RunRecord) -> None:
-    """Record a run whose driver is gone as cancelled, since when that was last at work."""
+    """Record a run whose driver is gone as cancelled, since when that was last at work.
+
+    Raises UsageError if somebody has gone on with it meanwhile.
+    """
     left = record.rows_in - record.rows_solved - record.rows_quarantined
     ended = record.heartbeat or time.time()
-    store.update(record.run_id, state=RunState.CANCELLED, ended=ended, rows_cancelled=left)
+    if not store.end_abandoned(record, state=RunState.CANCELLED, ended=ended, rows_cancelled=left):
+        raise UsageError(f"run {record.run_id} has just been resumed; cancel it again if that is meant")
     store.clear_live(record.run_id)

@@ -155,6 +155,7 @@ def progress_html(progress: Progress, now: float) -> str:
         lines.append(f"<div style='color:{STATE_COLORS[RunState.PARTIAL]}'><b>{escape(said)}</b></div>")
     if ended is not None and ended.error is not None:
         lines.append(f"<div style='color:{Outcome.FAILED.color}'>{escape(str(ended.error))}</div>")
+    lines += [f"<div style='{MUTED}'>{escape(note)}</div>" for note in progress.notes]
     if progress.dashboard and ended is None:
         lines.append(f"<div>{_link(progress.dashboard, 'dashboard')}</div>")
     return _card(color, lines)

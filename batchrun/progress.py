@@ -149,6 +149,8 @@ class Progress:
     """The request to stop, once there was one."""
     ended: RunEnded | None = None
     """The last event, once it is there."""
+    notes: tuple[str, ...] = ()
+    """What people should know about how the run is run."""
     _at_work: dict[int, _AtWork] = field(default_factory=dict)
     _settled_at: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4_000))
@@ -250,6 +252,7 @@ class Progress:
     def _start(self, event: RunStarted) -> None:
         self.run_id, self.pipeline, self.cluster = event.run_id, event.pipeline, event.cluster
         self.rows, self.folder, self.dashboard = event.rows, event.folder, event.dashboard
+        self.notes = event.notes
         self.state, self.started, self._settled_at = RunState.RUNNING, event.at, event.at
 
     def _plan(self, event: ChunksPlanned) -> None:

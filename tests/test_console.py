@@ -421,3 +421,15 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch):
     console.print_error("red", console=shown)
     assert "38;" not in text_of(shown)
     assert "\x1b[31" not in text_of(shown)
+
+
+def test_what_people_should_know_about_a_run_is_said_when_it_starts():
+    shown = screen(terminal=False)
+    with console.ConsoleProgress(console=shown) as progress:
+        progress(
+            RunStarted(
+                "r1", 0.0, "p", ("solve",), 10, "", "here", notes=("stage `solve` starts with 2 GiB [bold]",)
+            )
+        )
+
+    assert "run r1: stage `solve` starts with 2 GiB [bold]" in text_of(shown)

@@ -354,3 +354,15 @@ def test_an_attempt_without_log_or_answers_adds_nothing_to_what_is_written(url):
         store.commit("delays-1", [attempt(0), attempt(1)], [])
 
     assert [statement.split()[:3] for statement in statements] == [["INSERT", "INTO", "attempts"]]
+
+
+def test_a_run_that_somebody_began_to_drive_meanwhile_is_not_ended_as_abandoned(url):
+    with RunStore(url) as store:
+        store.create(record("delays-1", driver="old/1/1", heartbeat=5.0))
+        seen = store.find("delays-1")
+        store.update("delays-1", driver="new/2/2", heartbeat=9.0)
+
+        assert not store.end_abandoned(seen, state=RunState.CANCELLED)
+        assert store.find("delays-1").state is seen.state
+        assert store.end_abandoned(store.find("delays-1"), state=RunState.CANCELLED)
+        assert store.find("delays-1").state is RunState.CANCELLED

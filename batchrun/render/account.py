@@ -120,7 +120,8 @@ def advice(report: RunReport) -> str:
 
 def demand_of(stage: Mapping[str, Any]) -> str:
     """What a stage of ``report.stages`` takes from its worker, for people."""
-    return str(Demand(int(stage.get("memory") or 0), stage.get("resources") or {}))
+    demand = Demand(int(stage.get("memory") or 0), stage.get("resources") or {})
+    return f"{demand} (auto)" if stage.get("memory_from") else str(demand)
 
 
 def moment(seconds: float | None) -> str:

@@ -63,6 +63,20 @@ class RunStore:
         with self._begin() as connection:
             connection.execute(schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes))
 
+    def end_abandoned(self, record: RunRecord, **changes: Any) -> bool:
+        """Change fields of a run that nothing drives, unless somebody began to drive it since *record* was
+        read; says whether it did."""
+        runs = schema.runs
+        untouched = sa.and_(
+            runs.c.run_id == record.run_id,
+            runs.c.state == record.state.value,
+            runs.c.driver.is_not_distinct_from(record.driver),
+            runs.c.heartbeat.is_not_distinct_from(record.heartbeat),
+        )
+        with self._begin() as connection:
+            done = connection.execute(runs.update().where(untouched).values(**changes))
+            return bool(done.rowcount)
+
     def reopen(self, run_id: str, **changes: Any) -> None:
         """Begin a session: chunks without a result are no longer settled, and fields of the run change.
 
