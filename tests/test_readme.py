@@ -96,6 +96,7 @@ def test_commands_that_are_named_in_passing_exist(document: Path) -> None:
 def test_the_tour_of_the_command_line_runs_as_shown(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     tour = [words for words in commands(README) if words[0] != "make"]
+    said = {}
     for words in tour:
         program = {
             "python": [sys.executable],
@@ -105,9 +106,11 @@ def test_the_tour_of_the_command_line_runs_as_shown(tmp_path: Path) -> None:
             [*program, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
         )
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+        said[tuple(words[:2])] = done.stdout + done.stderr
 
     assert (tmp_path / "delays.html").stat().st_size > 10_000
-    assert "336,776" in done.stdout + done.stderr
+    assert "336,776" in said["batchrun", "show"]
+    assert "succeeded" in said["batchrun", "why"]
 
 
 def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:

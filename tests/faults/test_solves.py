@@ -15,7 +15,17 @@ import pandas as pd
 import psutil
 import pytest
 
-from batchrun import ChunkContext, Pipeline, RetryPolicy, RunState, Stage, by_group, by_rows, run_pipeline
+from batchrun import (
+    ChunkContext,
+    Pipeline,
+    RetryPolicy,
+    RunState,
+    Stage,
+    by_group,
+    by_rows,
+    run_pipeline,
+    submit_pipeline,
+)
 from batchrun.config import load_settings, settings_for_address
 from batchrun.store.runs import RunStore
 from tests.faults.conftest import Project, wait_until
@@ -415,3 +425,40 @@ def test_a_solve_that_holds_the_interpreters_lock_does_not_cost_the_worker_its_h
 
     assert report.state is RunState.SUCCEEDED
     assert report.attempts["outcome"].tolist() == ["succeeded"]
+
+
+def sleeps(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame:
+    Path(folder, f"pid-{os.getpid()}").touch()
+    time.sleep(600)
+    return chunk
+
+
+@pytest.mark.parametrize("isolate", [True, False], ids=["child", "worker"])
+def test_a_cancel_on_a_cluster_that_was_there_before_ends_what_runs_and_leaves_the_workers_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate
+):
+    monkeypatch.chdir(tmp_path)
+    processes = DaskProcesses(tmp_path)
+    processes.scheduler()
+    processes.worker("--name", "only", "--nthreads", "1", "--memory-limit", "1GiB")
+    try:
+        with connect_to(processes.address) as connection:
+            connection.client.wait_for_workers(1, timeout=60)
+        settings = settings_for_address(processes.address)
+        made = Pipeline("sleeps", split=by_rows(1), stages=[Stage(sleeps, isolate=isolate, retry=NO_RETRY)])
+        table = pd.DataFrame({"x": range(2)})
+        handle = submit_pipeline(
+            made, table, cluster=settings, params={"folder": str(tmp_path)}, progress=False
+        )
+        wait_until(lambda: any(tmp_path.glob("pid-*")))
+        (pid,) = (int(path.name.partition("-")[2]) for path in tmp_path.glob("pid-*"))
+
+        handle.cancel()
+        report = handle.wait(timeout=60)
+
+        assert report.state is RunState.CANCELLED
+        wait_until(lambda: not psutil.pid_exists(pid), timeout=10)
+        after = run(Pipeline("after", split=by_rows(1), stages=[deadly]), table.assign(do="ok"), settings)
+        assert after.state is RunState.SUCCEEDED
+    finally:
+        processes.stop()
