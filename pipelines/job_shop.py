@@ -7,23 +7,38 @@ Zawack (abz); ``data/job_shop_instances.csv`` has their proven optima and where 
 
 The result has a row an operation with its ``start`` and ``end``, and repeats what is true of the whole
 instance in each of its rows; ``by_instance`` makes the table with a row an instance out of it.
+
+A search can be stopped at any time. ``schedules`` stops each after five minutes, ``quick_schedules`` after
+five seconds, ``schedules_within`` after what you like; the best schedule so far is the result then.
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import math
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from batchrun import Pipeline, RetryPolicy, Stage, by_group
+from batchrun import ChunkContext, Pipeline, RetryPolicy, Stage, by_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["OPERATIONS", "OPTIMA", "NoScheduleError", "by_instance", "schedules", "verify"]
+__all__ = [
+    "OPERATIONS",
+    "OPTIMA",
+    "NoScheduleError",
+    "by_instance",
+    "quick_schedules",
+    "schedules",
+    "schedules_within",
+    "verify",
+]
 
 _DATA = Path(__file__).with_name("data")
 
@@ -40,11 +55,13 @@ OPTIMA = _read_optima()
 """The shortest possible makespan of each instance; a plain dict, so that it travels with the stages."""
 
 _COLUMNS = ["instance", "job", "step", "machine", "duration"]
-_OF_INSTANCE = ["makespan", "bound", "status", "solve_seconds", "optimum", "gap"]
+_OF_INSTANCE = ["makespan", "bound", "gap", "status", "solve_seconds", "optimum", "above_optimum"]
+_LOOK_EVERY = 0.1
+"""Seconds between two looks whether a search should stop."""
 
 
 class NoScheduleError(RuntimeError):
-    """The time limit passed before the solver had found a schedule."""
+    """The search was over before the solver had found a schedule."""
 
 
 def check(operations: pd.DataFrame) -> pd.DataFrame:
@@ -68,44 +85,65 @@ def check(operations: pd.DataFrame) -> pd.DataFrame:
 
 
 def solve(
-    operations: pd.DataFrame, *, time_limit: float = 30.0, threads: int = 1, seed: int = 0
+    operations: pd.DataFrame,
+    ctx: ChunkContext,
+    *,
+    time_limit: float | None = None,
+    threads: int = 1,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Find the schedule of each instance that ends first, or the best one within `time_limit` seconds.
+    """Find the schedule of each instance that ends first, or the best one until it is asked to stop.
 
     Adds ``start`` and ``end`` of each operation, and for the instance its ``makespan``, the proven lower
-    ``bound`` on it, the ``status`` (optimal, or feasible when time ran out) and ``solve_seconds``.
+    ``bound`` on it, the ``gap`` between the two as a share of the makespan, the ``status`` (optimal, or
+    feasible if the search was stopped) and ``solve_seconds``. `time_limit` ends the search of each instance
+    after so many seconds, as the solver's own limit: such a schedule counts as any other.
+
+    Each better schedule is published as the incumbent once all instances of the chunk have one.
 
     Raises NoScheduleError if the time was too short for any schedule, ModuleNotFoundError without OR-tools.
     """
-    if not time_limit > 0 or threads < 1:
+    if (time_limit is not None and not time_limit > 0) or threads < 1:
         raise ValueError(f"time_limit={time_limit} and threads={threads} must be above zero")
-    solved = [
-        _solve_instance(str(instance), rows.reset_index(drop=True), time_limit, threads, seed)
-        for instance, rows in operations.groupby("instance", sort=False)
-    ]
+    groups = [rows.reset_index(drop=True) for _, rows in operations.groupby("instance", sort=False)]
+    solved: list[pd.DataFrame] = []
+    for rows in groups:
+        answer = _Answer(rows, ctx, solved, complete=len(solved) == len(groups) - 1)
+        solved.append(_search(answer, rows, ctx, time_limit, threads, seed))
     return pd.concat(solved, ignore_index=True)
 
 
 def score(schedule: pd.DataFrame) -> pd.DataFrame:
-    """Add the proven ``optimum`` and the ``gap``, the share by which the makespan is longer than it.
+    """Add the proven ``optimum`` and ``above_optimum``, the share by which the makespan is longer than it.
 
     Both are missing for an instance whose optimum is not known.
     """
     optimum = schedule["instance"].map(OPTIMA).astype("Int64")
-    gap = (schedule["makespan"] - optimum) / optimum
-    return schedule.assign(optimum=optimum, gap=gap.astype("Float64"))
+    above = (schedule["makespan"] - optimum) / optimum
+    return schedule.assign(optimum=optimum, above_optimum=above.astype("Float64"))
 
 
-schedules = Pipeline(
-    "schedules",
-    split=by_group("instance"),
-    stages=[
-        Stage(check, retry=RetryPolicy(attempts=1)),
-        Stage(solve, memory="1GiB", resources={"HIGHMEM": 1}, retry=RetryPolicy(attempts=1)),
-        score,
-    ],
-    columns=_COLUMNS,
-)
+def schedules_within(stop_after: str | float, name: str = "schedules") -> Pipeline:
+    """The pipeline that searches for *stop_after* at most, like ``"5s"``, an instance.
+
+    `score` asks for what `solve` asks for, so that both run in one go and no frame is sent in between.
+    """
+    once = RetryPolicy(attempts=1)
+    large: dict[str, Any] = {"memory": "1GiB", "resources": {"HIGHMEM": 1}}
+    return Pipeline(
+        name,
+        split=by_group("instance"),
+        stages=[
+            Stage(check, retry=once),
+            Stage(solve, **large, stop_after=stop_after, retry=once),
+            Stage(score, **large),
+        ],
+        columns=_COLUMNS,
+    )
+
+
+schedules = schedules_within("5min")
+quick_schedules = schedules_within("5s", "quick_schedules")
 
 
 def by_instance(results: pd.DataFrame) -> pd.DataFrame:
@@ -146,19 +184,126 @@ def _clashes(schedule: pd.DataFrame, column: str, order: list[str]) -> Iterator[
                 yield f"{_name(after)} starts before {_name(before)} on its {column} has ended"
 
 
-def _solve_instance(
-    instance: str, rows: pd.DataFrame, time_limit: float, threads: int, seed: int
+class _Answer:
+    """The best schedule of one instance so far; whoever watches hears of each better one, and of its bound.
+
+    The solver and the thread that watches it may call it at the same time.
+    """
+
+    def __init__(
+        self, rows: pd.DataFrame, ctx: ChunkContext, others: Sequence[pd.DataFrame], *, complete: bool
+    ) -> None:
+        """*others* are the schedules of other instances of the chunk; *complete* says that these are all."""
+        self.instance = rows["instance"].iloc[0]
+        self.makespan: int | None = None
+        self._rows = rows
+        self._ctx = ctx
+        self._others = others
+        self._complete = complete
+        self._starts: Sequence[int] = ()
+        self._bound = self._told_bound = 0
+        self._clock = time.perf_counter()
+        self._lock = threading.Lock()
+
+    def better(self, starts: Sequence[int]) -> None:
+        """The solver found a schedule, by the start of each operation."""
+        with self._lock:
+            self._starts = starts
+            self.makespan = int((pd.Series(starts) + self._rows["duration"]).max())
+            self._tell()
+            said = (self.instance, self.makespan, self._bound, 100 * self._gap)
+        self._ctx.log.info("%s: makespan %d, bound %d, gap %.1f %%", *said)
+
+    def bounded(self, bound: float) -> None:
+        """The solver proved that no schedule is shorter than *bound*, which it knows as a fraction."""
+        if math.isfinite(bound):
+            with self._lock:
+                self._bound = max(self._bound, math.ceil(bound - 1e-6))
+
+    def tell_bound(self) -> None:
+        """Tell of a better bound, if there is one."""
+        with self._lock:
+            if self._bound > self._told_bound and self.makespan is not None:
+                self._tell()
+
+    def frame(self, status: str) -> pd.DataFrame:
+        """The schedule as the stage gives it back."""
+        starts = pd.Series(self._starts, dtype="int64")
+        return self._rows.assign(
+            start=starts,
+            end=starts + self._rows["duration"],
+            makespan=self.makespan,
+            bound=self._bound,
+            gap=self._gap,
+            status=status,
+            solve_seconds=time.perf_counter() - self._clock,
+        )
+
+    @property
+    def _gap(self) -> float:
+        return (self.makespan - self._bound) / self.makespan if self.makespan else math.nan
+
+    def _tell(self) -> None:
+        """With the lock held."""
+        self._told_bound = self._bound
+        self._ctx.progress(self._bound, self.makespan, f"{self.instance}: gap {100 * self._gap:.1f} %")
+        if self._complete:
+            frames = [*self._others, self.frame("feasible")]
+            makespan, bound = (sum(frame[name].iloc[0] for frame in frames) for name in ("makespan", "bound"))
+            self._ctx.incumbent(pd.concat(frames, ignore_index=True), objective=makespan, bound=bound)
+
+
+def _search(
+    answer: _Answer,
+    rows: pd.DataFrame,
+    ctx: ChunkContext,
+    time_limit: float | None,
+    threads: int,
+    seed: int,
 ) -> pd.DataFrame:
-    """The disjunctive model: an interval an operation, no overlap on a machine, order within a job."""
+    """Let the solver look for better answers until it has proved that there is none, or should stop."""
+    cp_model = _solver_module()
+    model, starts = _model(rows)
+    solver = cp_model.CpSolver()
+    if time_limit is not None:
+        solver.parameters.max_time_in_seconds = time_limit
+    solver.parameters.num_workers = threads
+    solver.parameters.random_seed = seed
+    solver.best_bound_callback = answer.bounded
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(solver.stop_search, answer, ctx, over), daemon=True)
+    watch.start()
     try:
-        from ortools.sat.python import cp_model
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "job shops are solved with OR-tools, which is not installed here: "
-            "pip install 'batchrun[examples]'"
-        ) from error
+        status = solver.solve(model, _on_solution(starts, answer))
+    finally:
+        over.set()
+        watch.join()
+    if answer.makespan is None:
+        limit = f"within {time_limit:g} s" if time_limit is not None else "before it was stopped"
+        raise NoScheduleError(
+            f"no schedule for {answer.instance} {limit} (the solver says {solver.status_name(status)}); give "
+            "it more time"
+        )
+    answer.bounded(solver.best_objective_bound)
+    answer.tell_bound()
+    return answer.frame(solver.status_name(status).lower())
+
+
+def _watch(stop: Callable[[], None], answer: _Answer, ctx: ChunkContext, over: threading.Event) -> None:
+    """Stop a search that should stop, also while it finds nothing, and tell of better bounds."""
+    while not over.wait(_LOOK_EVERY):
+        answer.tell_bound()
+        if ctx.should_stop:
+            stop()
+
+
+def _model(rows: pd.DataFrame) -> tuple[Any, list[Any]]:
+    """The disjunctive model: an interval an operation, no overlap on a machine, order within a job.
+
+    Also gives the variable of each operation's start.
+    """
+    model = _solver_module().CpModel()
     horizon = int(rows["duration"].sum())
-    model = cp_model.CpModel()
     starts, ends, intervals = [], [], []
     for number, duration in enumerate(rows["duration"].tolist()):
         start = model.new_int_var(0, horizon - duration, f"start_{number}")
@@ -173,27 +318,30 @@ def _solve_instance(
             model.add(starts[after] >= ends[before])
         model.add(makespan >= ends[numbers[-1]])
     model.minimize(makespan)
+    return model, starts
 
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = time_limit
-    solver.parameters.num_workers = threads
-    solver.parameters.random_seed = seed
-    status = solver.solve(model)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        raise NoScheduleError(
-            f"no schedule for {instance} within {time_limit:g} s (the solver says "
-            f"{solver.status_name(status)}); give a longer time_limit"
-        )
-    begun = pd.Series([solver.value(start) for start in starts], dtype="int64")
-    ended = begun + rows["duration"]
-    return rows.assign(
-        start=begun,
-        end=ended,
-        makespan=int(ended.max()),
-        bound=int(solver.best_objective_bound),
-        status=solver.status_name(status).lower(),
-        solve_seconds=float(solver.wall_time),
-    )
+
+def _on_solution(starts: Sequence[Any], answer: _Answer) -> Any:
+    """What the solver calls with each schedule that it finds."""
+
+    class OnSolution(_solver_module().CpSolverSolutionCallback):  # type: ignore[misc]
+        def on_solution_callback(self) -> None:
+            answer.bounded(self.best_objective_bound)
+            answer.better([self.value(start) for start in starts])
+
+    return OnSolution()
+
+
+def _solver_module() -> Any:
+    """CP-SAT, loaded where it is needed."""
+    try:
+        from ortools.sat.python import cp_model
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "job shops are solved with OR-tools, which is not installed here: "
+            "pip install 'batchrun[examples]'"
+        ) from error
+    return cp_model
 
 
 def _integers(table: pd.DataFrame, column: str) -> pd.Series[int]:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from batchrun import run_pipeline
+from batchrun import ChunkContext, RunHandle, run_pipeline, submit_pipeline
+from batchrun.config import Settings
+from batchrun.outcome import relative_gap
+from batchrun.store.live import RunningChunk
 from pipelines import job_shop
-from pipelines.job_shop import OPERATIONS, OPTIMA, NoScheduleError, by_instance, check, schedules, verify
+from pipelines.job_shop import (
+    OPERATIONS,
+    OPTIMA,
+    NoScheduleError,
+    by_instance,
+    check,
+    quick_schedules,
+    schedules,
+    schedules_within,
+    score,
+    solve,
+    verify,
+)
 
 EASY = ["ft06", *(f"la{number:02}" for number in range(1, 16))]
+HARD = ["ft10", "ft20", "abz5", "abz6"]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +47,40 @@ def ft06(operations: pd.DataFrame) -> pd.DataFrame:
 def schedule(ft06: pd.DataFrame) -> pd.DataFrame:
     result: pd.DataFrame = schedules(ft06)
     return result
+
+
+class Heard:
+    """Hears what a search says, and asks it to stop when it has told of so many answers."""
+
+    def __init__(self, stop_after_answers: float = float("inf")) -> None:
+        self.log = logging.getLogger("tests.job_shop")
+        self.answers: list[tuple[pd.DataFrame, float | None, float | None]] = []
+        self.said: list[tuple[float, float | None, str]] = []
+        self._stop_after_answers = stop_after_answers
+
+    @property
+    def ctx(self) -> ChunkContext:
+        """A context that leads here."""
+        return ChunkContext("run", 0, "solve", 1, 36, "here", 2**30, self)
+
+    def progress(self, done: float, total: float | None, message: str) -> None:
+        self.said.append((done, total, message))
+
+    def incumbent(self, frame: Any, objective: float | None, bound: float | None) -> None:
+        self.answers.append((frame, objective, bound))
+
+    def should_stop(self) -> bool:
+        return len(self.answers) >= self._stop_after_answers
+
+
+class Deaf:
+    """Takes what a solver finds for nothing."""
+
+    def bounded(self, bound: float) -> None:
+        pass
+
+    def better(self, starts: list[int]) -> None:
+        pass
 
 
 def changed(frame: pd.DataFrame, row: int, **values: Any) -> pd.DataFrame:
@@ -56,7 +108,7 @@ def test_an_easy_instance_reaches_its_optimum_with_a_sound_schedule(
     assert result["makespan"].unique().tolist() == [OPTIMA[instance]]
     assert result["bound"].unique().tolist() == [OPTIMA[instance]]
     assert result["status"].unique().tolist() == ["optimal"]
-    assert result["gap"].unique().tolist() == [0.0]
+    assert result[["gap", "above_optimum"]].drop_duplicates().to_numpy().tolist() == [[0.0, 0.0]]
 
 
 def test_several_instances_in_one_chunk_are_solved_one_by_one(operations: pd.DataFrame) -> None:
@@ -69,7 +121,7 @@ def test_several_instances_in_one_chunk_are_solved_one_by_one(operations: pd.Dat
     assert table[["jobs", "machines", "operations"]].drop_duplicates().to_numpy().tolist() == [[10, 5, 50]]
 
 
-def test_when_time_runs_out_the_best_schedule_so_far_and_its_bound_are_kept(
+def test_when_its_own_time_runs_out_the_best_schedule_so_far_and_its_bound_are_kept(
     operations: pd.DataFrame,
 ) -> None:
     rows = operations[operations["instance"] == "ft10"]
@@ -78,13 +130,98 @@ def test_when_time_runs_out_the_best_schedule_so_far_and_its_bound_are_kept(
 
     assert verify(result, rows) == []
     assert result["status"].unique().tolist() == ["feasible"]
-    assert result["bound"].iloc[0] <= OPTIMA["ft10"] <= result["makespan"].iloc[0]
-    assert result["gap"].iloc[0] == pytest.approx(result["makespan"].iloc[0] / OPTIMA["ft10"] - 1)
+    makespan, bound = result["makespan"].iloc[0], result["bound"].iloc[0]
+    assert bound <= OPTIMA["ft10"] <= makespan
+    assert result["gap"].iloc[0] == pytest.approx((makespan - bound) / makespan)
+    assert result["above_optimum"].iloc[0] == pytest.approx(makespan / OPTIMA["ft10"] - 1)
 
 
 def test_no_schedule_in_time_is_an_error_that_says_so(ft06: pd.DataFrame) -> None:
-    with pytest.raises(NoScheduleError, match=r"no schedule for ft06 within 1e-06 s .* longer time_limit"):
+    with pytest.raises(NoScheduleError, match=r"no schedule for ft06 within 1e-06 s .* more time"):
         schedules(ft06, time_limit=1e-6)
+
+
+def test_each_answer_on_the_way_is_what_the_stage_would_return(operations: pd.DataFrame) -> None:
+    rows, heard = check(operations[operations["instance"] == "la01"]), Heard()
+
+    result = solve(rows, heard.ctx)
+
+    assert len(heard.answers) > 1
+    makespans = [objective for _, objective, _ in heard.answers]
+    bounds = [bound for _, _, bound in heard.answers]
+    assert makespans == sorted(makespans, reverse=True)
+    assert bounds == sorted(bounds)
+    assert (makespans[-1], bounds[-1]) == (OPTIMA["la01"], OPTIMA["la01"])
+    for frame, objective, bound in heard.answers:
+        assert frame.dtypes.equals(result.dtypes)
+        assert verify(frame, rows) == []
+        assert frame["makespan"].unique().tolist() == [objective]
+        assert score(frame)["gap"].unique().tolist() == [relative_gap(objective, bound)]
+
+
+def test_a_bound_that_is_proved_after_the_last_schedule_was_found_is_told_too(
+    operations: pd.DataFrame,
+) -> None:
+    rows, heard = check(operations[operations["instance"] == "la05"]), Heard()
+
+    solve(rows, heard.ctx)
+
+    assert heard.answers[0][1] == OPTIMA["la05"], "the first schedule is the best one already"
+    assert heard.answers[-1][1:] == (OPTIMA["la05"], OPTIMA["la05"])
+
+
+def test_a_search_says_how_far_its_bound_is_from_its_schedule(
+    operations: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, heard = check(operations[operations["instance"] == "la01"]), Heard()
+
+    with caplog.at_level(logging.INFO):
+        solve(rows, heard.ctx)
+
+    assert heard.said[-1] == (666, 666, "la01: gap 0.0 %")
+    assert all(done <= total for done, total, _ in heard.said if total is not None)
+    lines = [record.getMessage() for record in caplog.records if record.name == heard.log.name]
+    assert lines
+    assert lines[-1].startswith("la01: makespan 666, bound ")
+
+
+def test_a_search_that_is_asked_to_stop_returns_the_best_it_has(operations: pd.DataFrame) -> None:
+    rows, heard = check(operations[operations["instance"] == "ft10"]), Heard(stop_after_answers=1)
+
+    result = solve(rows, heard.ctx)
+
+    assert result["status"].unique().tolist() == ["feasible"]
+    assert verify(result, rows) == []
+    assert result["bound"].iloc[0] <= OPTIMA["ft10"] <= result["makespan"].iloc[0]
+    assert result["makespan"].iloc[0] == heard.answers[-1][1]
+
+
+def test_a_search_that_finds_nothing_new_stops_too(
+    operations: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, heard = check(operations[operations["instance"] == "ft10"]), Heard(stop_after_answers=0)
+    found = job_shop._on_solution
+    monkeypatch.setattr(job_shop, "_on_solution", lambda starts, answer: found(starts, Deaf()))
+
+    with pytest.raises(NoScheduleError, match=r"ft10 before it was stopped .*says (FEASIBLE|UNKNOWN)"):
+        solve(rows, heard.ctx)
+
+
+def test_an_answer_for_several_instances_has_a_schedule_for_each(operations: pd.DataFrame) -> None:
+    rows, heard = check(operations[operations["instance"].isin(["la01", "la05"])]), Heard()
+
+    result = solve(rows, heard.ctx)
+
+    assert all(verify(frame, rows) == [] for frame, _, _ in heard.answers)
+    assert heard.answers[-1][1:] == (666 + 593, 666 + 593)
+    assert heard.answers[-1][0].shape == result.shape
+
+
+def test_the_quick_pipeline_stops_each_search_after_five_seconds() -> None:
+    assert [stage.stop_after for stage in quick_schedules.stages] == [None, 5.0, None]
+    assert [stage.stop_after for stage in schedules.stages] == [None, 300.0, None]
+    assert quick_schedules.target == "pipelines.job_shop:quick_schedules"
+    assert schedules.target == "pipelines.job_shop:schedules"
 
 
 def test_a_time_limit_of_zero_is_refused(ft06: pd.DataFrame) -> None:
@@ -92,11 +229,11 @@ def test_a_time_limit_of_zero_is_refused(ft06: pd.DataFrame) -> None:
         schedules(ft06, time_limit=0)
 
 
-def test_an_instance_without_a_known_optimum_has_no_gap(ft06: pd.DataFrame) -> None:
+def test_an_instance_without_a_known_optimum_is_compared_with_none(ft06: pd.DataFrame) -> None:
     result = schedules(ft06.assign(instance="mine"))
 
     assert result["makespan"].iloc[0] == 55
-    assert result[["optimum", "gap"]].isna().all(axis=None)
+    assert result[["optimum", "above_optimum"]].isna().all(axis=None)
 
 
 def test_unsorted_and_repeated_rows_are_cleaned(ft06: pd.DataFrame) -> None:
@@ -130,7 +267,7 @@ def test_a_missing_solver_is_named_with_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "ortools.sat.python", None)
 
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'batchrun\[examples\]'"):
-        job_shop.solve(check(ft06))
+        schedules(ft06)
 
 
 def test_verify_finds_an_operation_that_is_missing(schedule: pd.DataFrame, ft06: pd.DataFrame) -> None:
@@ -169,23 +306,13 @@ def test_verify_finds_wrong_durations_makespans_and_starts(
     ]
 
 
-CLUSTER = """
-kind: local
-workers:
-  standard: {count: 1, threads: 1, memory: 1GiB}
-  highmem: {count: 1, threads: 1, memory: 2GiB, resources: {HIGHMEM: 1}}
-"""
-
-
 @pytest.mark.cluster
 def test_every_easy_instance_reaches_its_optimum_on_the_worker_with_the_tag(
-    operations: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    operations: pd.DataFrame, cluster: Settings
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cluster.yaml").write_text(CLUSTER)
     easy = operations[operations["instance"].isin(EASY)]
 
-    report = run_pipeline(schedules, easy, cluster="cluster.yaml", progress=False)
+    report = run_pipeline(schedules, easy, cluster=cluster, progress=False)
 
     results = report.results()
     table = by_instance(results)
@@ -198,18 +325,17 @@ def test_every_easy_instance_reaches_its_optimum_on_the_worker_with_the_tag(
     assert (table["gap"] == 0).all()
     workers = report.attempts.groupby("stage")["worker"].unique()
     assert workers["solve"].tolist() == ["highmem-0"]
+    assert set(report.chunks["outcome"]) == {"succeeded"}
 
 
 @pytest.mark.cluster
 def test_a_broken_instance_is_set_apart_and_the_others_are_solved(
-    operations: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    operations: pd.DataFrame, cluster: Settings
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cluster.yaml").write_text(CLUSTER)
     rows = operations[operations["instance"].isin(["ft06", "la01", "la02"])]
     rows = changed(rows, int((rows["instance"] == "ft06").sum()), duration=-5)
 
-    report = run_pipeline(schedules, rows, cluster="cluster.yaml", progress=False)
+    report = run_pipeline(schedules, rows, cluster=cluster, progress=False)
 
     assert report.state == "partial"
     assert by_instance(report.results())["instance"].tolist() == ["ft06", "la02"]
@@ -219,3 +345,58 @@ def test_a_broken_instance_is_set_apart_and_the_others_are_solved(
         "la01 job 0 step 0 has a duration that is not above zero: machine 1, duration -5"
     ]
     assert len(report.attempts[report.attempts["stage"] == "check"]) == 3
+
+
+@pytest.mark.cluster
+def test_a_hard_instance_that_is_stopped_reports_schedule_bound_and_gap(
+    operations: pd.DataFrame, cluster: Settings
+) -> None:
+    hard = operations[operations["instance"].isin(HARD)]
+
+    report = run_pipeline(schedules_within("3s"), hard, cluster=cluster, progress=False)
+
+    results = report.results()
+    table = by_instance(results).set_index("instance")
+    assert report.state == "succeeded"
+    assert report.rows_in == report.rows_solved == len(hard) == len(results)
+    assert verify(results, hard) == []
+    assert (table["bound"] <= table["optimum"]).all()
+    assert (table["optimum"] <= table["makespan"]).all()
+    is_proven = (table["status"] == "optimal").tolist()
+    chunks = report.chunks
+    assert (chunks["outcome"] == "succeeded").tolist() == is_proven
+    assert not all(is_proven)
+    for chunk, row in zip(chunks.itertuples(), table.itertuples(), strict=True):
+        if chunk.outcome == "stopped_with_solution":
+            assert (chunk.objective, chunk.bound) == (row.makespan, row.bound)
+            assert chunk.gap == pytest.approx((row.makespan - row.bound) / row.makespan)
+    stopped = report.attempts[report.attempts["outcome"] == "stopped_with_solution"]
+    assert set(stopped["cause"]) == {"deadline"}
+    assert set(report.incumbents["chunk"]) == {0, 1, 2, 3}
+
+
+@pytest.mark.cluster
+def test_a_search_that_is_cancelled_keeps_its_best_schedule(
+    operations: pd.DataFrame, cluster: Settings
+) -> None:
+    ft10 = operations[operations["instance"] == "ft10"]
+    handle = submit_pipeline(schedules, ft10, cluster=cluster, progress=False)
+    while not any(chunk.objective for chunk in running(handle)):
+        assert not handle.done
+        time.sleep(0.05)
+
+    handle.cancel(keep_best=True)
+    report = handle.wait(timeout=60)
+
+    assert report.rows_solved == report.rows_in == len(ft10)
+    assert verify(report.results(), ft10) == []
+    chunk = report.chunks.iloc[0]
+    assert chunk["outcome"] == "stopped_with_solution"
+    assert chunk["objective"] == report.results()["makespan"].iloc[0]
+    assert "cancel" in report.attempts["cause"].tolist()
+
+
+def running(handle: RunHandle) -> Sequence[RunningChunk]:
+    """The chunks of a run that run at this moment."""
+    live = handle.report.live
+    return live.running if live is not None else ()
