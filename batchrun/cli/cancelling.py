@@ -116,7 +116,8 @@ def _told(
         message = f"asked, but not done after {patience:g} s; the request stands: {why}"
         return Cancellation(report.run_id, False, report.state, message)
     if chunk is None:
-        cancelled = report.state is RunState.CANCELLED
+        kept = keep_best and "stopped_with_solution" in set(report.chunks["outcome"])
+        cancelled = report.state is RunState.CANCELLED or kept
     else:
         outcomes = _outcomes(report, chunk)
         cancelled = "cancelled" in outcomes or (keep_best and "stopped_with_solution" in outcomes)

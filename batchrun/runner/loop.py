@@ -19,7 +19,7 @@ from batchrun.errors import ClusterError
 from batchrun.events import Observer
 from batchrun.executor import Executor, Placement, Signal, TaskDone, TaskLost, TaskReported
 from batchrun.narrator import Narrator
-from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, Outcome
+from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome
 from batchrun.plan import Plan
 from batchrun.resources import describe_workers, format_seconds
 from batchrun.runner.aftermath import Aftermath
@@ -177,11 +177,10 @@ class Runner:
 
     def _dispatch(self) -> None:
         """Fill every free slot."""
-        if self._state.stopping:
-            return
         placements: list[Placement] = []
         while True:
-            self._feed()
+            if not self._state.stopping:  # else only chunks with a best answer go on, to their last stages
+                self._feed()
             choices = self._dispatcher.choose()
             if not choices:
                 break
@@ -251,8 +250,8 @@ class Runner:
             self._aftermath.record(_explained(attempt))
             if attempt.outcome.solved:
                 self._state.tally.passed(attempt.stage)
-            if attempt.outcome is Outcome.STOPPED_WITH_SOLUTION:
-                progress.stopped = attempt.best or Incumbent(attempt.seconds)
+            progress.best = attempt.best or progress.best
+            progress.stopped |= attempt.outcome is Outcome.STOPPED_WITH_SOLUTION
         if result.output is None:
             self.executor.release([key])
             self._failed(running, result.attempts[-1], fresh=result.fresh)
@@ -261,9 +260,9 @@ class Runner:
         if leg < len(self.pipeline.legs) - 1 and not result.ended:
             self.executor.release([key])
             self._state.chunks[chunk] = ChunkProgress(
-                input=result.output, seconds=progress.seconds, stopped=progress.stopped
+                input=result.output, seconds=progress.seconds, best=progress.best, stopped=progress.stopped
             )
-            if not self._state.stopping:
+            if not self._state.stopping or (progress.stopped and self._stopping.keep_best):
                 self._await_slot(chunk, leg + 1)
             return
         self._solved(running, result.rows_out, result.output)
@@ -273,10 +272,10 @@ class Runner:
         chunk, rows = running.task.chunk, running.task.rows
         progress = self._state.chunks.pop(chunk)
         self.plan.measured(rows, progress.seconds)
-        best = progress.stopped
+        best = progress.best
         settled = SettledChunk(
             chunk,
-            Outcome.STOPPED_WITH_SOLUTION if best else Outcome.SUCCEEDED,
+            Outcome.STOPPED_WITH_SOLUTION if progress.stopped else Outcome.SUCCEEDED,
             rows,
             rows_out,
             progress.seconds,

@@ -71,8 +71,10 @@ class ChunkProgress:
     """Those of them that failed, by cause; a part begins with those of the chunk that it is a part of."""
     inherited: str | None = None
     """The signature of the error that it began with; another error begins its count anew."""
-    stopped: Incumbent | None = None
-    """The answer that one of its stages was stopped with."""
+    best: Incumbent | None = None
+    """The last answer that one of its stages published."""
+    stopped: bool = False
+    """Whether one of its stages was stopped and its best answer so far taken."""
 
     def failed(self, cause: Cause, error: ErrorRecord) -> int:
         """Count a failure; returns how many there are of this cause."""

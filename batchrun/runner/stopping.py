@@ -18,6 +18,8 @@ logger = logging.getLogger("batchrun")
 
 LINGER = 0.4
 """Seconds after the grace in which tasks that were ended by force can still be heard of."""
+LAST_STAGES = 60.0
+"""Seconds after that for the stages that follow a solve whose best answer is kept."""
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Stopping:
     aftermath: Aftermath
     cancelled: bool = False
     """Whether a request, not an interrupt, stops the run."""
+    keep_best: bool = False
+    """Whether solves that are stopped with an answer go on to the stages after."""
     _until: float | None = None
     _unwanted: set[int] = field(default_factory=set)
     _overdue: dict[str, float] = field(default_factory=dict)
@@ -38,17 +42,20 @@ class Stopping:
             return
         state = self.state
         state.stopping = True
+        self.keep_best = keep_best
         grace = state.settings.stop_grace
-        self._until = state.clock() + grace + LINGER
+        self._until = state.clock() + grace + LINGER + (LAST_STAGES if keep_best else 0.0)
         state.dispatcher.drop_waiting()
         self.aftermath.clear()
+        self._overdue |= dict.fromkeys(state.running.keys, state.clock() + grace + LINGER)
         state.narrator.stopping(len(state.running), grace)
         state.executor.stop(state.running.keys, keep_best=keep_best, grace=grace)
 
     @property
     def over(self) -> bool:
         """Whether nothing runs any more, or what runs has been given all the time that it gets."""
-        return not self.state.running or (self._until is not None and self.state.clock() >= self._until)
+        busy = self.state.running or self.state.dispatcher.waiting
+        return not busy or (self._until is not None and self.state.clock() >= self._until)
 
     def answer(self, requests: Collection[CancelRequest]) -> None:
         """Do what was asked for."""

@@ -18,8 +18,8 @@ import pytest
 from batchrun import ChunkContext, Pipeline, Stage, by_rows
 from batchrun.outcome import Cause, Outcome
 from batchrun.testing import task_for
-from batchrun.worker.child import FAULT
 from batchrun.worker.children import close_children
+from batchrun.worker.faults import FAULT
 from batchrun.worker.program import pickle_program
 from batchrun.worker.task import Limits, TaskResult, run_task
 

@@ -19,6 +19,7 @@ from batchrun import (
     ChunkContext,
     Pipeline,
     RetryPolicy,
+    RunReport,
     RunState,
     Stage,
     by_group,
@@ -239,8 +240,11 @@ def solve(chunk: pd.DataFrame, ctx: ChunkContext, *, calls: str) -> pd.DataFrame
         time.sleep(0.02)
     return chunk
 
+def score(chunk: pd.DataFrame) -> pd.DataFrame:
+    return chunk.assign(score=chunk["step"] * 2)
+
 ONCE = RetryPolicy(attempts=1)
-solves = Pipeline("solves", split=by_rows(10), stages=[Stage(solve, isolate=True, retry=ONCE)])
+solves = Pipeline("solves", split=by_rows(10), stages=[Stage(solve, isolate=True, retry=ONCE), score])
 
 def plain_solve(chunk: pd.DataFrame, *, calls: str) -> pd.DataFrame:
     Path(calls, f"{chunk.index[0]}-{os.getpid()}").touch()
@@ -308,12 +312,16 @@ class TestCancel:
     def test_that_keeps_the_best_has_the_answers_so_far(self, project: Project):
         process = solving(project)
 
-        project.answer("cancel", "last", "--keep-best")
+        answer = project.answer("cancel", "last", "--keep-best")
         out, _ = process.communicate(timeout=60)
 
         document = json.loads(out)
         assert document["state"] == "cancelled"
         assert (document["rows_solved"], document["rows_cancelled"]) == (20, 100)
+        assert answer["state"] == "cancelled"
+        results = RunReport(f"sqlite:///{project.folder}/.batchrun/store.db").results()
+        assert (results["score"] == 2 * results["step"]).all()
+        assert len(results) == 20
 
     def test_of_one_chunk_frees_its_slot_for_another(self, project: Project):
         process = solving(project)
