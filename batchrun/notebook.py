@@ -245,7 +245,8 @@ def _stages_html(report: RunReport) -> str:
         for stage in stages
     )
     return (
-        f"<table style='margin:8px 0;border-collapse:collapse;border:0;font-size:inherit;color:inherit'>"
+        "<table style='margin:8px 0;table-layout:auto;border-collapse:collapse;border:0;font-size:inherit;"
+        "color:inherit'>"
         f"<tr style='background:none'>{head}</tr>{body}</table>"
     )
 

@@ -221,3 +221,19 @@ def test_a_plain_process_is_no_notebook():
 def test_asking_whether_this_is_a_notebook_imports_no_ipython():
     code = "import sys, batchrun.notebook as n; n.in_notebook(); sys.exit('IPython' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tables_are_laid_out_by_their_contents_in_a_notebook_too():
+    progress = Progress()
+    for event in (
+        RunStarted("r1", 0.0, "p", ("solve",), 10, "", "here"),
+        ChunksPlanned("r1", 0.0, 1, 10),
+        ChunksPlaced("r1", 0.0, (0,), ("w-0",)),
+        ChunkReported("r1", 1.0, 0, "w-0", TaskStatus("k", "solve", 1.0, done=0.4, message="gap 3 %")),
+    ):
+        progress.tell(event)
+
+    shown = progress_html(progress, 2.0)
+
+    assert "chunk 0 solve on w-0" in shown
+    assert shown.count("<table") == shown.count("table-layout:auto") == 1

@@ -66,7 +66,11 @@ def running_html(lines: Sequence[RunningLine]) -> str:
         rows.append(f"<tr style='background:none'>{''.join(shown)}</tr>")
     if not rows:
         return ""
-    style = "margin:6px 0;border-collapse:collapse;border:0;font-size:12px;color:inherit;width:100%"
+    # Notebooks lay tables out by fixed widths unless told otherwise, and then the columns overlap.
+    style = (
+        "margin:6px 0;table-layout:auto;border-collapse:collapse;border:0;font-size:12px;color:inherit;"
+        "width:100%"
+    )
     return f"<table style='{style}'>{''.join(rows)}</table>"
 
 
