@@ -1,24 +1,29 @@
-"""One chunk through one leg of stages: what an executor runs on a worker.
-
-Nothing that a stage does leaves this module as an exception: errors become records here, because an
-exception may not survive the way back.
-"""
+"""One chunk through one leg of stages: what an executor runs on a worker."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from batchrun.context import ChunkContext
-from batchrun.data.load import load, write_table
-from batchrun.data.table import Inline, Slice, Stored, TableRef, encode, to_frame, to_table
-from batchrun.errors import ResultError
-from batchrun.outcome import Attempt, ErrorRecord, Outcome
+from batchrun.data.load import load
+from batchrun.data.table import Inline, Slice, Stored, TableRef, encode
+from batchrun.outcome import Attempt, ErrorRecord
 from batchrun.resources import Demand
-from batchrun.worker.program import Step, load_program
+from batchrun.status import TaskStatus
 
-__all__ = ["Task", "TaskResult", "run_task", "ship"]
+__all__ = ["Limits", "Task", "TaskResult", "run_task", "ship"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an isolated stage may take, beside the memory of its task's demand."""
+
+    stage: str
+    """The stage's name."""
+    timeout: float | None = None
+    """Seconds after which it is killed."""
+    stop_after: float | None = None
+    """Seconds after which it is asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,19 @@ class Task:
     """Where a large result is written; None if the worker shares no files with the runner."""
     inline_limit: int = 2**20
     """Results of up to so many bytes travel inline."""
+    limits: tuple[Limits, ...] = ()
+    """The limits of each stage of an isolated leg, in order; empty for a leg that runs in the worker."""
+    grace: float = 5.0
+    """Seconds that a stage has to return after its ``stop_after`` before it is killed."""
+    chunks_per_child: int = 100
+    """So many tasks at most run in one child process before it is replaced."""
+    fresh: bool = False
+    """Whether it must have a child process in which nothing ran before."""
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the task runs in a child process of its worker."""
+        return bool(self.limits)
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,8 @@ class TaskResult:
     """Rows of that frame."""
     ended: bool = False
     """Whether a stage gave None: the chunk has no rows left, and the stages after it are not called."""
+    fresh: bool = True
+    """Whether nothing ran before in the process that the last stage ran in."""
 
     @property
     def error(self) -> ErrorRecord | None:
@@ -70,136 +90,37 @@ class TaskResult:
         return self.attempts[-1].error if self.attempts else None
 
 
-def run_task(program: bytes, task: Task, *, worker: str) -> TaskResult:
-    """Run the stages of the task's leg, one after the other, in this thread.
+def run_task(
+    program: bytes,
+    task: Task,
+    *,
+    worker: str,
+    report: Callable[[TaskStatus], None] | None = None,
+    in_process: bool = False,
+) -> TaskResult:
+    """Run the stages of the task's leg, one after the other.
 
     Never raises because of what a stage did: an error, ``sys.exit`` included, ends the leg with a failed
-    attempt that holds the record of it.
+    attempt that holds the record of it. So does the death of a child process.
+
+    Args:
+        program: The pickled program of the run.
+        task: What to run. An isolated task runs in a child process, any other in this thread.
+        worker: The name of this worker.
+        report: Is told how the task is doing, from any thread, twice a second at most.
+        in_process: Run an isolated task in this thread too. Its limits are then told by ``should_stop``
+            only, and its memory is not measured.
     """
-    log = _AttemptLog(task, worker)
-    try:
-        steps = load_program(program).legs[task.leg]
-    except Exception as error:
-        error.add_note(
-            "The pipeline's code could not be loaded; is what it imports installed on the workers?"
-        )
-        return log.failed("(load)", 0, error)
-    output: Inline | Stored | None = None
-    frame: Any = None
-    rows = 0
-    for position, step in enumerate(steps):
-        first, last = position == 0, position == len(steps) - 1
-        log.begin()
-        try:
-            if first:
-                frame = to_frame(load(task.input), step.kind)
-            rows = len(frame)
-            frame = _call(step, frame, task, worker)
-            if last or frame is None:
-                table = to_table(frame, owner=f"stage `{step.name}`")
-                output, rows_out = _hand_over(table, task), table.num_rows
-            else:
-                frame = _as_kind(frame, step, steps[position + 1])
-                rows_out = len(frame)
-        except (Exception, SystemExit) as error:
-            return log.failed(step.name, rows, error)
-        log.succeeded(step.name, rows, rows_out)
-        if output is not None:
-            break
-    return TaskResult(task.key, worker, log.attempts, output, rows_out, ended=frame is None)
+    from batchrun.worker.running import running
 
+    with running(task.key) as ticket:
+        if task.isolated and not in_process:
+            from batchrun.worker.supervisor import supervise
 
-def _call(step: Step, frame: Any, task: Task, worker: str) -> Any:
-    """Call the user's function."""
-    if step.columns is not None:
-        frame = _project(step, frame)
-    arguments = dict(step.arguments)
-    if step.context:
-        arguments[step.context] = ChunkContext(
-            run_id=task.run_id,
-            chunk=task.chunk,
-            stage=step.name,
-            attempt=task.attempt,
-            rows=task.rows,
-            worker=worker,
-            memory=step.memory,
-        )
-    return step.function(frame, **arguments)
+            return supervise(program, task, worker=worker, report=report, ticket=ticket)
+        from batchrun.worker.thread import run_in_thread
 
-
-def _project(step: Step, frame: Any) -> Any:
-    """The columns of *frame* that the step declared."""
-    have = list(frame.column_names if step.kind == "arrow" else frame.columns)
-    missing = [column for column in step.columns or () if column not in have]
-    if missing:
-        raise ResultError(
-            f"stage `{step.name}` declares the column {missing[0]!r}, which the frame before it lacks; "
-            f"it has {', '.join(map(repr, have))}"
-        )
-    columns = list(step.columns or ())
-    return frame.select(columns) if step.kind in ("arrow", "polars") else frame[columns]
-
-
-def _as_kind(frame: Any, step: Step, following: Step) -> Any:
-    """Hand a frame on in memory, through Arrow only where the next stage wants another kind."""
-    kinds = {"pandas": "pandas", "polars": "polars", "pyarrow": "arrow"}
-    kind = kinds.get(type(frame).__module__.partition(".")[0])
-    if kind == following.kind and type(frame).__name__ in ("DataFrame", "Table"):
-        return frame
-    return to_frame(to_table(frame, owner=f"stage `{step.name}`"), following.kind)
-
-
-def _hand_over(table: Any, task: Task) -> Inline | Stored:
-    """Give a small table back inline; write a large one where the runner will find it."""
-    if task.store_to is None or table.nbytes <= task.inline_limit:
-        return Inline(encode(table))
-    return write_table(table, task.store_to)
-
-
-class _AttemptLog:
-    """Collects the attempts of one task."""
-
-    def __init__(self, task: Task, worker: str) -> None:
-        self._task = task
-        self._worker = worker
-        self._attempts: list[Attempt] = []
-        self.begin()
-
-    @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        return tuple(self._attempts)
-
-    def begin(self) -> None:
-        """A stage begins now."""
-        self._started = time.time()
-        self._clock = time.perf_counter()
-
-    def succeeded(self, stage: str, rows_in: int, rows_out: int) -> None:
-        """The stage that began last gave its result."""
-        self._add(stage, Outcome.SUCCEEDED, rows_in, rows_out, None)
-
-    def failed(self, stage: str, rows_in: int, error: BaseException) -> TaskResult:
-        """The stage that began last raised *error*."""
-        self._add(stage, Outcome.FAILED, rows_in, 0, ErrorRecord.of(error))
-        return TaskResult(self._task.key, self._worker, self.attempts, None)
-
-    def _add(
-        self, stage: str, outcome: Outcome, rows_in: int, rows_out: int, error: ErrorRecord | None
-    ) -> None:
-        self._attempts.append(
-            Attempt(
-                chunk=self._task.chunk,
-                stage=stage,
-                attempt=self._task.attempt,
-                worker=self._worker,
-                outcome=outcome,
-                started=self._started,
-                seconds=time.perf_counter() - self._clock,
-                rows_in=rows_in,
-                rows_out=rows_out,
-                error=error,
-            )
-        )
+        return run_in_thread(program, task, worker=worker, report=report, ticket=ticket)
 
 
 def ship(ref: TableRef) -> TableRef:

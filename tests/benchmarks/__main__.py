@@ -13,6 +13,7 @@ BENCHMARKS = {
     "from_parquet": ("group_by", 10_000_000, 5),
     "client_memory": ("client_memory", 125_000_000, 1),
     "startup": ("startup", 0, 11),
+    "child": ("child", 25_000_000, 51),
 }
 """By name: the module, and the rows and rounds of a full measurement."""
 

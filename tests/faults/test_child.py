@@ -90,6 +90,24 @@ def test_two_deaths_before_the_stage_are_a_failed_attempt(
     assert run_once(publishing()).attempts[0].outcome is Outcome.SUCCEEDED
 
 
+def test_a_death_between_two_stages_is_that_of_the_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = tmp_path / "shot"
+    shot.touch()
+    monkeypatch.setenv(FAULT, f"next stage={shot}")
+    pipeline = Pipeline("tested", split=by_rows(1), stages=[Stage(publish), Stage(publish, name="again")])
+    program = pickle_program(pipeline, pipeline.bind({}), "test")
+    task = replace(task_for(pd.DataFrame({"value": [1]})), limits=(Limits("publish"), Limits("again")))
+    first, second = (run_task(program, task, worker="w") for _ in range(2))
+    assert [(attempt.stage, attempt.outcome) for attempt in first.attempts] == [
+        ("publish", Outcome.SUCCEEDED),
+        ("again", Outcome.FAILED),
+    ]
+    assert first.output is None
+    assert [attempt.outcome for attempt in second.attempts] == [Outcome.SUCCEEDED] * 2
+
+
 WORKER = """
 import os, subprocess, sys, time
 from dataclasses import replace

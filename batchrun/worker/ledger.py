@@ -1,0 +1,162 @@
+"""The attempts of one task as they end, the answers they published, and what is told of them meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from batchrun.data.table import Inline, Stored
+from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, Outcome
+from batchrun.status import TaskStatus
+from batchrun.worker.leg import StageEnd
+from batchrun.worker.task import Task, TaskResult
+
+__all__ = ["History", "Ledger", "Reporter"]
+
+MOST_INCUMBENTS = 500
+"""Answers that the record of an attempt holds at most."""
+REPORT_EVERY = 0.5
+"""Seconds between two statuses of a task at least."""
+
+_log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """Collects the attempts of one task."""
+
+    def __init__(self, task: Task, worker: str) -> None:
+        self._task = task
+        self._worker = worker
+        self._attempts: list[Attempt] = []
+
+    def add(
+        self,
+        ended: StageEnd,
+        *,
+        log: str = "",
+        incumbents: tuple[Incumbent, ...] = (),
+        peak_memory: int | None = None,
+    ) -> None:
+        """One more stage ended."""
+        self._attempts.append(
+            Attempt(
+                chunk=self._task.chunk,
+                stage=ended.stage,
+                attempt=self._task.attempt,
+                worker=self._worker,
+                outcome=ended.outcome,
+                started=ended.started,
+                seconds=ended.seconds,
+                rows_in=ended.rows_in,
+                rows_out=ended.rows_out,
+                peak_memory=peak_memory,
+                error=ended.error,
+                cause=ended.cause,
+                log=log,
+                incumbents=incumbents,
+            )
+        )
+
+    def fail_last(self, error: ErrorRecord) -> None:
+        """The result of the stage that ended last could not be handed over."""
+        self._attempts[-1] = replace(
+            self._attempts[-1], outcome=Outcome.FAILED, cause=Cause.ERROR, error=error, rows_out=0
+        )
+
+    def result(
+        self,
+        output: Inline | Stored | None = None,
+        *,
+        rows_out: int = 0,
+        emptied: bool = False,
+        fresh: bool = True,
+    ) -> TaskResult:
+        """What came of the task."""
+        return TaskResult(
+            self._task.key,
+            self._worker,
+            tuple(self._attempts),
+            output,
+            rows_out,
+            ended=emptied,
+            fresh=fresh,
+        )
+
+
+@dataclass
+class History:
+    """The answers that one attempt published: first and last, and between them those that brought most."""
+
+    most: int = MOST_INCUMBENTS
+    """So many are kept."""
+    points: list[Incumbent] = field(default_factory=list)
+    """What is kept, in order; up to twice as many as `most`, until they are asked for."""
+
+    def add(self, point: Incumbent) -> None:
+        """One more answer."""
+        self.points.append(point)
+        if len(self.points) >= 2 * self.most:
+            self.points = _thinned(self.points, self.most)
+
+    @property
+    def last(self) -> Incumbent | None:
+        """The answer that was published last."""
+        return self.points[-1] if self.points else None
+
+    def thinned(self) -> tuple[Incumbent, ...]:
+        """At most `most` of the answers."""
+        return tuple(_thinned(self.points, self.most))
+
+
+def _thinned(points: list[Incumbent], most: int) -> list[Incumbent]:
+    """The first point, the last one, and of those that changed something evenly many between them."""
+    if len(points) <= most:
+        return list(points)
+    changed = [
+        point
+        for before, point in itertools.pairwise(points[:-1])
+        if (before.objective, before.bound) != (point.objective, point.bound)
+    ]
+    room = most - 2
+    if len(changed) > room:
+        changed = [changed[number * len(changed) // room] for number in range(room)]
+    return [points[0], *changed, points[-1]]
+
+
+class Reporter:
+    """Tells whoever watches how a task is doing: not too often, and never with an error for the task."""
+
+    def __init__(self, report: Callable[[TaskStatus], None] | None, *, every: float = REPORT_EVERY) -> None:
+        self._report = report
+        self._every = every
+        self._lock = threading.Lock()
+        self._last = time.monotonic()
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last status."""
+        return time.monotonic() - self._last
+
+    def due(self) -> bool:
+        """Whether a status may be told now; if so, this is taken for the time of it."""
+        if self._report is None:
+            return False
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last < self._every:
+                return False
+            self._last = now
+        return True
+
+    def tell(self, status: TaskStatus) -> None:
+        """Tell a status, after `due` allowed it."""
+        if self._report is None:
+            return
+        try:
+            self._report(status)
+        except Exception:
+            _log.debug("a status could not be told", exc_info=True)
