@@ -27,6 +27,10 @@ class Listener(Protocol):
         """Whether the stage was asked to come to an end."""
         ...
 
+    def stopped_early(self) -> None:
+        """The stage ends by a limit of its own."""
+        ...
+
 
 class _Nobody:
     """Hears nothing; for a stage that is called by hand."""
@@ -41,6 +45,9 @@ class _Nobody:
 
     def should_stop(self) -> bool:
         return False
+
+    def stopped_early(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,11 @@ class ChunkContext:
         after a grace, and its incumbent is taken.
         """
         return self.listener.should_stop()
+
+    def stopped_early(self) -> None:
+        """Say that the answer that is returned next is the best so far, because a limit of the stage's own
+        is over, as the time that it gives its solver. It counts as ``stopped_with_solution``."""
+        self.listener.stopped_early()
 
     @property
     def log(self) -> logging.Logger:

@@ -97,7 +97,7 @@ def solve(
     Adds ``start`` and ``end`` of each operation, and for the instance its ``makespan``, the proven lower
     ``bound`` on it, the ``gap`` between the two as a share of the makespan, the ``status`` (optimal, or
     feasible if the search was stopped) and ``solve_seconds``. `time_limit` ends the search of each instance
-    after so many seconds, as the solver's own limit: such a schedule counts as any other.
+    after so many seconds too, whatever the stage's own limit.
 
     Each better schedule is published as the incumbent once all instances of the chunk have one.
 
@@ -286,6 +286,8 @@ def _search(
         )
     answer.bounded(solver.best_objective_bound)
     answer.tell_bound()
+    if status != cp_model.OPTIMAL:
+        ctx.stopped_early()
     return answer.frame(solver.status_name(status).lower())
 
 

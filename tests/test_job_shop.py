@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from batchrun import ChunkContext, RunHandle, run_pipeline, submit_pipeline
+from batchrun import ChunkContext, Pipeline, RunHandle, run_pipeline, submit_pipeline
 from batchrun.config import Settings
 from batchrun.outcome import relative_gap
 from batchrun.store.live import RunningChunk
@@ -57,6 +57,7 @@ class Heard:
         self.answers: list[tuple[pd.DataFrame, float | None, float | None]] = []
         self.said: list[tuple[float, float | None, str]] = []
         self._stop_after_answers = stop_after_answers
+        self.early = False
 
     @property
     def ctx(self) -> ChunkContext:
@@ -71,6 +72,9 @@ class Heard:
 
     def should_stop(self) -> bool:
         return len(self.answers) >= self._stop_after_answers
+
+    def stopped_early(self) -> None:
+        self.early = True
 
 
 class Deaf:
@@ -348,12 +352,17 @@ def test_a_broken_instance_is_set_apart_and_the_others_are_solved(
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("pipeline", "params"),
+    [(schedules_within("3s"), {}), (schedules, {"time_limit": 1.5})],
+    ids=["stop_after", "time_limit"],
+)
 def test_a_hard_instance_that_is_stopped_reports_schedule_bound_and_gap(
-    operations: pd.DataFrame, cluster: Settings
+    operations: pd.DataFrame, cluster: Settings, pipeline: Pipeline, params: dict[str, float]
 ) -> None:
     hard = operations[operations["instance"].isin(HARD)]
 
-    report = run_pipeline(schedules_within("3s"), hard, cluster=cluster, progress=False)
+    report = run_pipeline(pipeline, hard, params=params, cluster=cluster, progress=False)
 
     results = report.results()
     table = by_instance(results).set_index("instance")

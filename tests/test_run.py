@@ -567,3 +567,33 @@ def test_a_run_whose_workers_stay_away_is_given_up_and_says_what_is_missing():
     assert (report.rows_solved, report.rows_cancelled) == (5, 15)
     assert report.error is not None
     assert "no worker with HIGHMEM: 1" in report.error.message
+
+
+@pytest.mark.usefixtures("here")
+class TestAStageThatStops:
+    def test_by_a_limit_of_its_own_has_a_solution_and_is_no_plain_success(self):
+        def search(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
+            ctx.incumbent(chunk, objective=10.0, bound=8.0)
+            if chunk["x"].iloc[0] == 0:
+                ctx.stopped_early()
+            return chunk
+
+        report = run(Pipeline("search", split=by_rows(10), stages=[search]))
+
+        assert report.state is RunState.SUCCEEDED
+        assert report.chunks["outcome"].tolist() == ["stopped_with_solution", "succeeded"]
+        assert report.chunks["gap"].tolist() == [0.2, 0.2]
+        assert report.attempts["cause"].tolist()[0] == "deadline"
+
+    def test_because_it_was_asked_to_has_a_solution_too(self):
+        def search(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
+            while not ctx.should_stop:
+                ctx.progress(0.5, message="looking")
+            return chunk
+
+        stages = [Stage(search, stop_after="50ms"), double]
+        report = run(Pipeline("search", split=by_rows(20), stages=stages))
+
+        assert report.chunks["outcome"].tolist() == ["stopped_with_solution"]
+        assert report.attempts["outcome"].tolist() == ["stopped_with_solution", "succeeded"]
+        assert report.results()["y"].tolist() == (TABLE["x"] * 2).tolist()

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import ResultError
+from batchrun.outcome import Cause
 from batchrun.worker.capture import chunk_logger
 from batchrun.worker.faults import die_at
 from batchrun.worker.incumbent import check_incumbent, encode_table, snapshot
 from batchrun.worker.messages import Point, Progress, Published
 
 if TYPE_CHECKING:
-    from batchrun.outcome import Cause
     from batchrun.worker.channel import Channel
 
 __all__ = ["ChildListener"]
@@ -82,6 +82,9 @@ class ChildListener:
         """Whether the worker asked for it; from the first time on that it says so, the stage knows."""
         self.seen = self.seen or self._asked()
         return self.seen is not None
+
+    def stopped_early(self) -> None:
+        self.seen = self.seen or Cause.DEADLINE
 
     def flush(self) -> None:
         """Send what waits."""

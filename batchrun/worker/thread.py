@@ -144,6 +144,9 @@ class _ThreadListener:
         self.seen = self.seen or cause
         return self.seen is not None
 
+    def stopped_early(self) -> None:
+        self.seen = self.seen or Cause.DEADLINE
+
     def _late(self) -> Cause | None:
         """Which limit of an isolated stage that runs here all the same is over."""
         if self.limits.stop_after is not None and self.seconds >= self.limits.stop_after:
