@@ -159,7 +159,7 @@ def unreadable(chunk: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_garbage(chunk: pd.DataFrame) -> pd.DataFrame:
-    for fd in range(3, 64):
+    for fd in range(3, 1024):
         try:
             os.write(fd, b"garbage" * 1000)
         except OSError:
@@ -169,7 +169,7 @@ def write_garbage(chunk: pd.DataFrame) -> pd.DataFrame:
 
 
 def close_everything(chunk: pd.DataFrame) -> pd.DataFrame:
-    os.closerange(3, 64)
+    os.closerange(3, 1024)
     time.sleep(60)
     return chunk
 

@@ -66,7 +66,7 @@ class Recorder:
         self._since: float | None = None
         self._beaten = self.clock()
         self._asked: float | None = None
-        self._told: float | None = None
+        self._told = self.clock()
 
     def attempt(self, attempt: Attempt) -> None:
         """Collect the record of an attempt."""
@@ -137,7 +137,7 @@ class Recorder:
             self._beaten = self.clock()
             self.store.update(self.run_id, heartbeat=time.time())
 
-    def requests(self, every: float = 0.5) -> list[CancelRequest]:
+    def requests(self, every: float = 0.25) -> list[CancelRequest]:
         """What others asked of the run since the last call; looks at most every so many seconds."""
         now = self.clock()
         if self._asked is not None and now - self._asked < every:
@@ -148,7 +148,7 @@ class Recorder:
     def live(self, state: Callable[[], LiveState], every: float = 1.0) -> None:
         """Tell other processes how the run is doing; *state* is called at most every so many seconds."""
         now = self.clock()
-        if self._told is None or now - self._told >= every:
+        if now - self._told >= every:
             self._told = now
             self.store.save_live(self.run_id, state())
 

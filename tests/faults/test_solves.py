@@ -177,9 +177,9 @@ def test_a_result_of_3_gb_is_stored_and_can_be_scanned(solvers):
 class TestAStoppedSolve:
     def test_keeps_its_best_answer_through_a_timeout_and_the_stages_after_it_see_that(self, solvers):
         def search(pit: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
-            for step in range(100):
+            for step in range(30):
                 ctx.incumbent(pit.assign(value=step), objective=200 - step, bound=50)
-                time.sleep(0.02)
+                time.sleep(0.06)  # long enough for each to be sent by itself
             ctypes.PyDLL(None).usleep(20_000_000)  # holds the interpreter's lock
             return pit
 
@@ -194,10 +194,10 @@ class TestAStoppedSolve:
         report = run(made, pd.DataFrame({"pit": ["a", "b"]}), solvers)
 
         assert report.state is RunState.SUCCEEDED
-        assert report.results()["score"].tolist() == [198, 198]
+        assert report.results()["score"].tolist() == [58, 58]
         assert set(report.chunks["outcome"]) == {"stopped_with_solution"}
-        assert report.chunks["objective"].tolist() == [101.0, 101.0]
-        assert report.chunks["gap"].tolist() == pytest.approx([51 / 101] * 2)
+        assert report.chunks["objective"].tolist() == [171.0, 171.0]
+        assert report.chunks["gap"].tolist() == pytest.approx([121 / 171] * 2)
         stopped = report.attempts[report.attempts["stage"] == "search"]
         assert set(stopped["cause"]) == {"timeout"}
         curve = report.incumbents[report.incumbents["chunk"] == 0]
@@ -307,7 +307,7 @@ class TestCancel:
         took = time.monotonic() - asked
         process.communicate(timeout=60)
 
-        assert took < 2.5  # half a second for a busy machine
+        assert took < 4  # 2 s, and as much again for a busy machine
 
     def test_that_keeps_the_best_has_the_answers_so_far(self, project: Project):
         process = solving(project)
@@ -354,7 +354,7 @@ def test_ctrl_c_stops_the_processes_within_2_seconds(project: Project):
     took = time.monotonic() - asked
     out, _ = process.communicate(timeout=60)
 
-    assert took < 2.5
+    assert took < 4  # 2 s, and as much again for a busy machine
     assert process.returncode == 130
     assert json.loads(out)["state"] == "cancelled"
     assert not left_over(project)
