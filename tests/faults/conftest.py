@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Project:
     """A folder with a pipeline, an input and a cluster.yaml."""
 
     folder: Path
+    started_processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def calls(self) -> Path:
@@ -58,7 +59,7 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command in the background, in a process group of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "batchrun", *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -66,6 +67,15 @@ class Project:
             text=True,
             start_new_session=True,
         )
+        self.started_processes.append(process)
+        return process
+
+    def end(self) -> None:
+        """Leave nothing running behind a test that failed."""
+        for process in self.started_processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def answer(self, *arguments: str) -> dict[str, Any]:
         """Run a command to its end and read its JSON."""
@@ -89,10 +99,12 @@ def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path) -> Iterator[Project]:
     """A project in an empty folder."""
     (tmp_path / "work.py").write_text(MODULE)
     (tmp_path / "cluster.yaml").write_text(CLUSTER)
     (tmp_path / "calls").mkdir()
     pd.DataFrame({"x": range(ROWS)}).to_parquet(tmp_path / "in.parquet")
-    return Project(tmp_path)
+    made = Project(tmp_path)
+    yield made
+    made.end()

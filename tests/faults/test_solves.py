@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -267,19 +268,29 @@ def solving(project: Project, *more: str, pipeline: str = "solves"):
 
 def left_over(project: Project) -> list[psutil.Process]:
     """Processes that still run in the project's folder, the driver's workers included."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(project.folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return _find(lambda process: process.cwd() == str(project.folder))
 
 
 def solve_processes(project: Project) -> list[psutil.Process]:
     """The processes that were seen solving and what they forked, as far as they live."""
-    return [p for p in left_over(project) if any("batchrun.worker.child" in part for part in p.cmdline())]
+    return _find(
+        lambda process: (
+            process.cwd() == str(project.folder)
+            and any("batchrun.worker.child" in part for part in process.cmdline())
+        )
+    )
+
+
+def _find(wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """The processes that are wanted; one that ends while it is looked at is gone."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and wanted(process):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 class TestCancel:
