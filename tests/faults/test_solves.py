@@ -378,6 +378,7 @@ def test_nothing_survives_a_driver_that_is_killed(project: Project):
     process.communicate()
 
     wait_until(lambda: not left_over(project), timeout=15)
+    assert not solve_processes(project)
 
 
 class TestAnyState:
