@@ -246,6 +246,7 @@ def test_no_process_is_left_when_the_driver_ends(tmp_path: Path, then: str, code
 def test_ctrl_c_reaches_the_driver_and_not_the_workers(tmp_path: Path) -> None:
     then = """
     try:
+        print("asleep", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print(*connection.client.run(os.getpid).values(), flush=True)
@@ -253,8 +254,9 @@ def test_ctrl_c_reaches_the_driver_and_not_the_workers(tmp_path: Path) -> None:
     """
     with driver(tmp_path, textwrap.dedent(then).strip().replace("\n", "\n    ")) as (process, workers):
         family = family_of(process)
-        os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
+        assert process.stdout.readline() == "asleep\n"
+        os.killpg(process.pid, signal.SIGINT)
         after = {int(text) for text in process.stdout.readline().split()}
         assert after == {worker.pid for worker in workers}
         _, said = process.communicate("\n", timeout=60)
