@@ -155,7 +155,7 @@ class Session:
         solved, quarantined = runner.recorder.rows["rows_solved"], runner.recorder.rows["rows_quarantined"]
         if solved + quarantined == self.source.rows and not quarantined:
             return RunState.SUCCEEDED
-        if stopped:
+        if stopped or not (solved or quarantined or runner.broken):
             return RunState.CANCELLED
         if runner.broken is not None or not solved:
             return RunState.FAILED

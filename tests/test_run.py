@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from batchrun.errors import InputError, ParameterError, PipelineError, RunFailed
 from batchrun.events import AttemptEnded, ChunkSettled, RunEnded, RunStarted
 from batchrun.executor import InlineExecutor, WorkersChanged
 from batchrun.resources import Demand
+from batchrun.store.runs import RunStore
 
 TABLE = pd.DataFrame({"x": range(20), "group": list("aabbbcccccddeeeeffff")})
 NO_RETRY = RetryPolicy(attempts=1)
@@ -597,3 +599,41 @@ class TestAStageThatStops:
         assert report.chunks["outcome"].tolist() == ["stopped_with_solution"]
         assert report.attempts["outcome"].tolist() == ["stopped_with_solution", "succeeded"]
         assert report.results()["y"].tolist() == (TABLE["x"] * 2).tolist()
+
+
+@pytest.mark.usefixtures("here")
+class TestCancelledChunks:
+    def cancel(self, *chunks: int):
+        def observer(event):
+            if isinstance(event, RunStarted):
+                with RunStore("sqlite:///.batchrun/store.db") as store:
+                    for chunk in chunks:
+                        store.request_cancel(event.run_id, chunk=chunk)
+
+        def slow(chunk: pd.DataFrame) -> pd.DataFrame:
+            time.sleep(0.3)
+            return chunk
+
+        return run(Pipeline("slow", split=by_rows(5), stages=[slow]), observers=[observer])
+
+    def test_leave_the_others_solved(self):
+        report = self.cancel(2, 3)
+
+        assert report.state is RunState.PARTIAL
+        assert (report.rows_solved, report.rows_cancelled) == (10, 10)
+        assert report.chunks["outcome"].tolist() == ["succeeded"] * 2 + ["cancelled"] * 2
+        assert report.results()["x"].tolist() == list(range(10))
+
+    def test_are_tried_again_when_the_run_is_resumed(self):
+        def same(chunk: pd.DataFrame) -> pd.DataFrame:
+            return chunk
+
+        same.__name__ = "slow"
+        self.cancel(2, 3)
+
+        again = Pipeline("slow", split=by_rows(5), stages=[same])
+        report = resume_run("last", pipeline=again, cluster="inline", progress=False)
+
+        assert_conserved(report)
+        assert report.state is RunState.SUCCEEDED
+        assert report.results()["x"].tolist() == list(range(20))
