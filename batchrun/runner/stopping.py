@@ -17,7 +17,11 @@ __all__ = ["Stopping"]
 logger = logging.getLogger("batchrun")
 
 LINGER = 0.4
-"""Seconds after the grace in which tasks that were ended by force can still be heard of."""
+"""Seconds after the grace in which a stage in the worker's own process can still be heard of: it may listen,
+or it may not."""
+LINGER_ISOLATED = 10.0
+"""The same for a stage in a child process, which is killed by then for certain; a busy machine may be slow to
+tell."""
 LAST_STAGES = 60.0
 """Seconds after that for the stages that follow a solve whose best answer is kept."""
 
@@ -44,10 +48,11 @@ class Stopping:
         state.stopping = True
         self.keep_best = keep_best
         grace = state.settings.stop_grace
-        self._until = state.clock() + grace + LINGER + (LAST_STAGES if keep_best else 0.0)
+        self._until = state.clock() + grace + LINGER_ISOLATED + (LAST_STAGES if keep_best else 0.0)
         state.dispatcher.drop_waiting()
         self.aftermath.clear()
-        self._overdue |= dict.fromkeys(state.running.keys, state.clock() + grace + LINGER)
+        for running in state.running:
+            self._expect_end(running)
         state.narrator.stopping(len(state.running), grace)
         state.executor.stop(state.running.keys, keep_best=keep_best, grace=grace)
 
@@ -84,13 +89,15 @@ class Stopping:
     def enforce(self) -> None:
         """Give up tasks that should have ended by now: those in a worker's own process can only be asked."""
         now = self.state.clock()
-        for key in [key for key, until in self._overdue.items() if now >= until]:
+        due = [key for key, until in self._overdue.items() if now >= until]
+        for key in due:
             del self._overdue[key]
-            running = self.state.running.remove(key)
-            if running is not None:
-                self.state.executor.cancel([key])
-                self.state.dispatcher.give_back(running.choice)
-                self.ended(running)
+        late = [running for key in due if (running := self.state.running.remove(key)) is not None]
+        if late:
+            self.state.executor.cancel([running.task.key for running in late])
+        for running in late:
+            self.state.dispatcher.give_back(running.choice)
+            self.ended(running)
 
     def _cancel(self, chunks: set[int], keep_best: bool) -> None:
         """Cancel some chunks, wherever they are."""
@@ -100,13 +107,18 @@ class Stopping:
             if running.task.chunk in chunks:
                 running.cancelled = True
                 keys.append(running.task.key)
-                self._overdue[running.task.key] = state.clock() + state.settings.stop_grace + LINGER
+                self._expect_end(running)
         state.executor.stop(keys, keep_best=keep_best, grace=state.settings.stop_grace)
         waiting = [*state.dispatcher.drop(chunks), *self.aftermath.drop(chunks)]
         for item in waiting:
             progress = state.chunks.pop(item.chunk)
             self._settle(item.chunk, item.rows, progress.seconds)
         self._unwanted |= chunks & set(state.plan.not_handed_out)
+
+    def _expect_end(self, running: RunningTask) -> None:
+        """A task was asked to stop; note by when it should be heard of."""
+        linger = LINGER_ISOLATED if running.task.isolated else LINGER
+        self._overdue[running.task.key] = self.state.clock() + self.state.settings.stop_grace + linger
 
     def _settle(self, chunk: int, rows: int, seconds: float) -> None:
         self._unwanted.discard(chunk)
