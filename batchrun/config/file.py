@@ -161,7 +161,7 @@ class RunSettings(_Section):
     """How long a run waits for a worker that can meet a waiting demand, when none is left."""
     max_quarantined: Allowance = None
     """A run ends early once more rows than this are quarantined: a number, or a share like 5%."""
-    stop_grace: Time = 1.0
+    stop_grace: Time = 0.5
     """How long chunks that run may go on after a first Ctrl-C or a cancel, before they are ended."""
     solution_grace: Time = 5.0
     """How long a stage may go on after its stop_after, before it is ended and its last incumbent taken."""

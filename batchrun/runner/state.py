@@ -40,7 +40,7 @@ class RunnerSettings:
     """More quarantined rows than so many end the run; None for no limit."""
     workers_timeout: float = 60.0
     """Seconds to wait for workers that can meet the demand before the run is given up."""
-    stop_grace: float = 1.0
+    stop_grace: float = 0.5
     """Seconds that running chunks get to end after a stop was asked for."""
     solution_grace: float = 5.0
     """Seconds that a stage gets to return after its ``stop_after``."""

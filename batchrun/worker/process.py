@@ -117,7 +117,7 @@ class Child:
         Warden.of_this_process().forget(self.pid)
 
     def _send(self, *messages: tuple[object, bytes]) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a child that died is heard of by the end of its own pipe
             for message, payload in messages:
                 self._channel.send(message, payload)
 

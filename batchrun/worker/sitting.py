@@ -130,7 +130,7 @@ class Sitting:
                 try:
                     message, payload = self._child.inbox.get(timeout=TICK)
                 except queue.Empty:
-                    pass
+                    pass  # it says nothing, and is looked at below
                 else:
                     self._hear(message, payload)
                 if self._ending is None:
