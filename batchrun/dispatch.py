@@ -1,37 +1,52 @@
-"""Which chunk next, and on which worker. No clock, no socket: values in, values out.
+"""Which chunks next, and on which worker. No clock, no socket: values in, values out.
 
 The rules, in order:
 
 1. A task goes only where a thread, its memory and its tags are free at this moment. Tasks that wait on a
-   worker are invisible to the choice, so none are put there, except a few where chunks are so short that
+   worker are invisible to the choice, so none are put there, except a few where tasks are so short that
    the way back and forth would cost more (``look_ahead``).
 2. The leg with the scarcest demand first, so that a tagged worker is not spent on what could run anywhere.
 3. Among equally scarce legs the later one, so that chunks end early and little is left half done.
 4. Within a leg parts of chunks that were cut first, the smallest of them before all, so that a bad row is
-   found and a broken function known soon; then the chunk with most rows (longest processing time:
-   R. Graham, 1969), then in input order.
+   found and a broken function known soon; then the chunk that may take longest (longest processing time:
+   R. Graham, 1969), by its forecast or else by its rows, then in input order.
 5. On the worker that has least to spare: fewest tags that are not asked for, then least memory, then
    most free threads; a worker on which the chunk failed before comes last.
 6. A chunk that was lost together with a worker has a worker for itself the next time, so that a chunk
    that kills workers is told from those that were only near it.
+7. Chunks that take milliseconds ride together: as many as take ``PACK_SECONDS`` by what was measured, and no
+   more than half a fair share of what is left, so that all workers end together (guided self-scheduling:
+   C. Polychronopoulos, D. Kuck, 1987).
+
+A decision takes time that grows with the logarithm of the chunks that wait, and not with the number of
+workers; see ``slots``.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from batchrun.resources import MEMORY, Demand, Worker
+from batchrun.slots import Slots
 
-__all__ = ["Choice", "Dispatcher", "Lane", "Waiting"]
+__all__ = ["Choice", "Dispatcher", "Lane", "Waiting", "share"]
 
 DEEPEST_LOOK_AHEAD = 8
-"""The most chunks that wait behind one busy thread, however short they are."""
+"""The most tasks that wait behind one busy thread, however short they are."""
+PACK_SECONDS = 0.1
+"""Chunks ride together up to so much work."""
+PACK_MOST = 2_000
+"""And never more of them than that."""
+MEASURED = 9
+"""The pace of a leg is the median of so many tasks, so that one slow start does not hide it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A chunk that waits for a slot."""
 
@@ -40,7 +55,9 @@ class Waiting:
     leg: int
     """The leg that it waits for."""
     rows: int
-    """Its input rows; stands for its cost."""
+    """Its input rows."""
+    seconds: float | None = None
+    """What it may well take, by what earlier runs took; None if that is not known: then rows stand for it."""
     avoid: frozenset[str] = frozenset()
     """Names of workers on which it failed before."""
     alone: bool = False
@@ -51,11 +68,23 @@ class Waiting:
     """Bytes that it needs in place of what its leg asks for; 0 for just that."""
     fresh: bool = False
     """Whether it needs a process in which nothing ran before."""
+    apart: bool = False
+    """Whether it must not ride with others."""
 
     @property
-    def rank(self) -> tuple[bool, int, int]:
+    def cost(self) -> float:
+        """Stands for the time that it takes."""
+        return self.rows if self.seconds is None else self.seconds
+
+    @property
+    def rank(self) -> tuple[bool, float, int]:
         """Where it stands among those that wait for the same."""
-        return not self.part, self.rows if self.part else -self.rows, self.chunk
+        return not self.part, self.rows if self.part else -self.cost, self.chunk
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing happened to it before, so that it may ride with others."""
+        return not (self.apart or self.avoid or self.alone or self.part or self.memory or self.fresh)
 
 
 @dataclass(frozen=True)
@@ -72,61 +101,78 @@ class Lane:
 
 @dataclass(frozen=True)
 class Choice:
-    """A waiting chunk and the worker that it shall run on."""
+    """Waiting chunks and the worker that they shall run on, in one task."""
 
-    waiting: Waiting
+    items: tuple[Waiting, ...]
+    """One chunk, or several of one leg that ride together."""
     worker: Worker
+    """Where to."""
+
+    @property
+    def first(self) -> Waiting:
+        """The only chunk, or the first of several, which all wait for the same."""
+        return self.items[0]
 
 
 @dataclass
-class _Free:
-    """What one live worker has free."""
+class _Pace:
+    """How long the latest tasks of a leg took."""
 
-    worker: Worker
-    threads: int
-    memory: int
-    tags: dict[str, float]
-    exclusive: bool = False
+    tasks: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
+    chunks: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
+    task: float | None = None
+    """Seconds of a task; None before the first."""
+    chunk: float | None = None
+    """Seconds of a chunk."""
+    cost: float = 0.0
+    """What stood for its time beforehand."""
 
-    def fits(self, demand: Demand, depth: int, *, alone: bool) -> bool:
-        if self.exclusive or (alone and self.threads < self.worker.threads):
-            return False
-        return (
-            self.threads > -depth * self.worker.threads
-            and self.memory >= demand.memory
-            and all(self.tags.get(tag, 0) >= amount for tag, amount in demand.tags.items())
-        )
+    def add(self, seconds: float, chunks: int, cost: float) -> None:
+        """A task of so many chunks took so long; *cost* is that of all of them together."""
+        self.tasks.append(seconds)
+        self.chunks.append(seconds / chunks)
+        self.costs.append(cost / chunks)
+        self.task, self.chunk, self.cost = median(self.tasks), median(self.chunks), median(self.costs)
 
-    def change(self, demand: Demand, sign: int) -> None:
-        self.threads += sign
-        self.memory += sign * demand.memory
-        for tag, amount in demand.tags.items():
-            self.tags[tag] = self.tags.get(tag, 0) + sign * amount
+    def expect(self, item: Waiting) -> float | None:
+        """Seconds that a chunk will take; None if nothing is known."""
+        if self.chunk is None:
+            return item.seconds
+        more = item.cost / self.cost if self.cost else 1.0
+        return self.chunk * (max(1.0, more) if item.seconds is None else more)
 
 
 @dataclass
 class Dispatcher:
-    """Keeps what waits and what is free, and matches the two."""
+    """Keeps what waits, and matches it with what is free."""
 
     demands: Sequence[Demand]
     """The demand of each leg."""
     look_ahead_seconds: float = 0.25
-    """Work that may wait behind a busy thread; chunks that take longer never do."""
+    """Work that may wait behind a busy thread; tasks that take longer never do."""
     isolated: frozenset[int] = frozenset()
-    """Legs whose chunks never wait behind another, because they must be stoppable."""
-    _lanes: dict[Lane, list[tuple[tuple[bool, int, int], Waiting]]] = field(default_factory=dict, init=False)
+    """Legs whose chunks never wait behind another nor ride together, because they must be stoppable."""
+    slots: Slots = field(default_factory=Slots)
+    """What is free; dispatchers of several runs can have it in common."""
+    behind: int = 0
+    """Chunks that will wait for the first leg and were not added yet."""
+    in_use: int = field(default=0, init=False)
+    """Slots that are taken and not given back."""
+    _lanes: dict[Lane, list[tuple[tuple[bool, float, int], Waiting]]] = field(
+        default_factory=dict, init=False
+    )
     _order: list[Lane] = field(default_factory=list, init=False)
-    _free: dict[str, _Free] = field(default_factory=dict, init=False)
-    _shapes: dict[tuple[object, ...], list[str]] = field(default_factory=dict, init=False)
-    _seconds: list[float | None] = field(init=False)
+    _paces: list[_Pace] = field(init=False)
+    _waiting: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._seconds = [None for _ in self.demands]
+        self._paces = [_Pace() for _ in self.demands]
 
     @property
     def waiting(self) -> int:
         """Chunks that wait."""
-        return sum(map(len, self._lanes.values()))
+        return self._waiting
 
     def demand(self, leg: int, memory: int = 0) -> Demand:
         """What a chunk takes at a leg, with *memory* bytes in place of what the leg asks for if not 0."""
@@ -139,11 +185,13 @@ class Dispatcher:
             self._lanes[lane] = []
             self._sort_lanes()
         heapq.heappush(self._lanes[lane], (item.rank, item))
+        self._waiting += 1
 
     def drop_waiting(self) -> None:
         """Nothing waits any more."""
         self._lanes.clear()
         self._order.clear()
+        self._waiting = 0
 
     def drop(self, chunks: Collection[int]) -> list[Waiting]:
         """These chunks wait no more; returns those of them that did."""
@@ -154,63 +202,51 @@ class Dispatcher:
                 dropped += [item for _, item in gone]
                 heap[:] = [entry for entry in heap if entry[1].chunk not in chunks]
                 heapq.heapify(heap)
+        self._waiting -= len(dropped)
         return dropped
 
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
-        kept = {}
-        for worker in workers:
-            old = self._free.get(worker.address)
-            kept[worker.address] = (
-                old
-                if old is not None and old.worker == worker
-                else _Free(worker, worker.threads, worker.memory, dict(worker.tags))
-            )
-        self._free = kept
-        self._shapes = {}
-        for free in kept.values():
-            shape = (tuple(sorted(free.worker.tags.items())), free.worker.memory, free.worker.threads)
-            self._shapes.setdefault(shape, []).append(free.worker.address)
+        self.slots.set_workers(workers)
         self._sort_lanes()
 
-    def measured(self, leg: int, seconds: float) -> None:
-        """A chunk took so long on this leg; kept as a moving average."""
-        known = self._seconds[leg]
-        self._seconds[leg] = seconds if known is None else 0.8 * known + 0.2 * seconds
+    def measured(self, leg: int, seconds: float, *, chunks: int = 1, cost: float = 0.0) -> None:
+        """A task of so many chunks took so long on this leg; *cost* is that of the chunks together."""
+        self._paces[leg].add(seconds, chunks, cost)
 
     def look_ahead(self, leg: int) -> int:
-        """How many chunks of this leg may wait behind each busy thread of a worker."""
-        seconds, demand = self._seconds[leg], self.demands[leg]
+        """How many tasks of this leg may wait behind each busy thread of a worker."""
+        seconds, demand = self._paces[leg].task, self.demands[leg]
         if seconds is None or demand.memory or demand.tags or leg in self.isolated:
             return 0
         return min(DEEPEST_LOOK_AHEAD, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
 
-    def choose(self) -> list[Choice]:
-        """Match as many waiting chunks with free slots as there are, and take those slots."""
+    def choose(self, most: int | None = None) -> list[Choice]:
+        """Match waiting chunks with free slots, and take those slots; *most* tasks at most, or all."""
         choices: list[Choice] = []
         for lane in self._order:
             heap, demand = self._lanes[lane], self.demand(lane.leg, lane.memory)
-            while heap:
-                free = self._best(lane, demand, heap[0][1])
-                if free is None:
+            depth = 0 if lane.alone else self.look_ahead(lane.leg)
+            while heap and (most is None or len(choices) < most):
+                worker = self.slots.best(demand, depth=depth, alone=lane.alone, avoid=heap[0][1].avoid)
+                if worker is None:
                     break
-                _, item = heapq.heappop(heap)
-                free.change(demand, -1)
-                free.exclusive = lane.alone
-                choices.append(Choice(item, free.worker))
+                self.slots.take(worker.address, demand, exclusive=lane.alone)
+                self.in_use += 1
+                choices.append(Choice(self._ride(lane, heap), worker))
         return choices
 
     def give_back(self, choice: Choice) -> None:
         """The task of a choice no longer holds its slot; a worker that is gone has none to take back."""
-        free = self._free.get(choice.worker.address)
-        if free is not None:
-            free.change(self.demand(choice.waiting.leg, choice.waiting.memory), +1)
-            free.exclusive = free.exclusive and not choice.waiting.alone
+        first = choice.first
+        self.in_use -= 1
+        self.slots.give_back(
+            choice.worker.address, self.demand(first.leg, first.memory), exclusive=first.alone
+        )
 
     def larger_memory(self, leg: int, memory: int) -> int | None:
         """The least that any worker with the tags of the leg has beyond *memory* bytes; None if none has."""
-        wanted = replace(self.demands[leg], memory=0)
-        have = {free.worker.memory for free in self._free.values() if free.worker.can_ever_run(wanted)}
+        have = self.slots.memories(replace(self.demands[leg], memory=0))
         return min((size for size in have if size > memory), default=None)
 
     def unmet(self) -> list[Demand]:
@@ -220,7 +256,7 @@ class Dispatcher:
     def queues(self) -> list[tuple[Demand, Lane, int]]:
         """Each demand that chunks wait for, its lane, and how many live workers could ever meet it."""
         return [
-            (demand, lane, self._able(demand))
+            (demand, lane, self.slots.able(demand))
             for lane in self._order
             if self._lanes[lane]
             for demand in (self.demand(lane.leg, lane.memory),)
@@ -230,56 +266,60 @@ class Dispatcher:
         """How many chunks wait in a lane."""
         return len(self._lanes.get(lane, ()))
 
-    def slots(self, *, behind: int = 0) -> list[tuple[str, float, float, float]]:
-        """Each kind of slot: name, capacity, used, and the demand that waits for it.
-
-        *behind* counts chunks that wait for the first leg and were not added yet.
-        """
-        tags = sorted({tag for free in self._free.values() for tag in free.worker.tags})
+    def use_of_slots(self) -> list[tuple[str, float, float, float]]:
+        """Each kind of slot: name, capacity, used, and the demand that waits for it."""
+        has, free = self.slots.totals()
+        tags = sorted(has.keys() - {"threads", MEMORY})
         tags += sorted({tag for demand in self.demands for tag in demand.tags} - set(tags))
-        has: dict[str, float] = {}
-        left: dict[str, float] = {}
-        for free in self._free.values():
-            have = {"threads": free.worker.threads, MEMORY: free.worker.memory, **free.worker.tags}
-            still = {"threads": free.threads, MEMORY: free.memory, **free.tags}
-            for tag, amount in have.items():
-                has[tag] = has.get(tag, 0) + amount
-                left[tag] = left.get(tag, 0) + max(0, still[tag])
         waits: dict[str, float] = {}
         queues = [(self.demand(lane.leg, lane.memory), len(heap)) for lane, heap in self._lanes.items()]
-        for demand, number in [*queues, (self.demands[0], behind)]:
+        for demand, number in [*queues, (self.demands[0], self.behind)]:
             for tag, amount in {"threads": 1, MEMORY: demand.memory, **demand.tags}.items():
                 waits[tag] = waits.get(tag, 0) + amount * number
         return [
-            (tag, has.get(tag, 0), has.get(tag, 0) - left.get(tag, 0), waits.get(tag, 0))
+            (tag, has.get(tag, 0), has.get(tag, 0) - free.get(tag, 0), waits.get(tag, 0))
             for tag in ("threads", MEMORY, *tags)
         ]
 
-    def _able(self, demand: Demand) -> int:
-        return sum(free.worker.can_ever_run(demand) for free in self._free.values())
+    def _ride(self, lane: Lane, heap: list[tuple[tuple[bool, float, int], Waiting]]) -> tuple[Waiting, ...]:
+        """Take the chunk whose turn it is from a lane, and those that ride with it."""
+        items = [heapq.heappop(heap)[1]]
+        seconds = self._paces[lane.leg].expect(items[0])
+        if seconds is not None and items[0].plain and lane.leg not in self.isolated:
+            room, most = PACK_SECONDS - seconds, self._most(lane)
+            while heap and len(items) < most and heap[0][1].plain:
+                room -= self._paces[lane.leg].expect(heap[0][1]) or 0.0
+                if room < 0:
+                    break
+                items.append(heapq.heappop(heap)[1])
+        self._waiting -= len(items)
+        return tuple(items)
+
+    def _most(self, lane: Lane) -> int:
+        """How many chunks may ride together: half a fair share of those that are left."""
+        left = len(self._lanes[lane]) + 1 + (self.behind if lane.leg == 0 else 0)
+        return min(PACK_MOST, math.ceil(left / (2 * max(1, self.slots.threads(self.demands[lane.leg])))))
 
     def _sort_lanes(self) -> None:
         """The scarcest demand first, then the later leg, then those that need a worker for themselves."""
-        able = {lane: self._able(self.demand(lane.leg, lane.memory)) for lane in self._lanes}
+        able = {lane: self.slots.able(self.demand(lane.leg, lane.memory)) for lane in self._lanes}
         self._order = sorted(
             self._lanes, key=lambda lane: (able[lane], -lane.leg, not lane.alone, -lane.memory)
         )
 
-    def _best(self, lane: Lane, demand: Demand, item: Waiting) -> _Free | None:
-        """The free worker that has least to spare; workers of one shape are looked at together."""
-        depth = 0 if lane.alone else self.look_ahead(lane.leg)
-        best: tuple[tuple[object, ...], _Free] | None = None
-        for addresses in self._shapes.values():
-            worker = self._free[addresses[0]].worker
-            if not worker.can_ever_run(demand):
-                continue
-            surplus = len(set(worker.tags) - set(demand.tags))
-            for address in addresses:
-                free = self._free[address]
-                if not free.fits(demand, depth, alone=lane.alone):
-                    continue
-                seen = free.worker.name in item.avoid
-                rank = (seen, free.threads <= 0, surplus, worker.memory, -free.threads)
-                if best is None or rank < best[0]:
-                    best = (rank, free)
-        return best[1] if best else None
+
+def share(dispatchers: Sequence[Dispatcher]) -> Iterator[tuple[int, Choice]]:
+    """Give each free slot to the run that has fewest of those that have a chunk for one.
+
+    The dispatchers have their slots in common. Yields the number of the dispatcher with each choice.
+    """
+    turns = [(dispatcher.in_use, number) for number, dispatcher in enumerate(dispatchers)]
+    heapq.heapify(turns)
+    while turns:
+        _, number = turns[0]
+        for choice in dispatchers[number].choose(1):
+            heapq.heapreplace(turns, (dispatchers[number].in_use, number))
+            yield number, choice
+            break
+        else:
+            heapq.heappop(turns)

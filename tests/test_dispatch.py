@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.dispatch import Dispatcher, Waiting
+from batchrun.dispatch import Dispatcher, Waiting, share
 from batchrun.resources import Demand, Worker
+from batchrun.slots import Slots
 
 GIB = 2**30
 
@@ -31,10 +35,10 @@ def test_only_free_slots_are_filled():
         d.add(Waiting(chunk, 0, 10))
 
     first, second = d.choose()
-    assert (first.waiting.chunk, second.waiting.chunk) == (0, 1)
+    assert (first.first.chunk, second.first.chunk) == (0, 1)
     assert d.choose() == []
     d.give_back(first)
-    assert [(c.waiting.chunk, c.worker.name) for c in d.choose()] == [(2, "standard-0")]
+    assert [(c.first.chunk, c.worker.name) for c in d.choose()] == [(2, "standard-0")]
 
 
 def test_the_longest_chunk_goes_first_and_equal_ones_in_input_order():
@@ -42,7 +46,7 @@ def test_the_longest_chunk_goes_first_and_equal_ones_in_input_order():
     for chunk, rows in enumerate([5, 50, 5, 500]):
         d.add(Waiting(chunk, 0, rows))
 
-    assert [c.waiting.chunk for c in d.choose()] == [3, 1, 0, 2]
+    assert [c.first.chunk for c in d.choose()] == [3, 1, 0, 2]
 
 
 def test_two_stages_of_6_gib_never_overlap_on_a_worker_of_8_gib():
@@ -59,7 +63,7 @@ def test_a_plain_chunk_leaves_the_tagged_worker_to_those_that_need_it():
     d.add(Waiting(0, 0, 1_000))
     d.add(Waiting(1, 1, 1))
 
-    assert {c.waiting.chunk: c.worker.name for c in d.choose()} == {0: "standard-0", 1: "highmem-0"}
+    assert {c.first.chunk: c.worker.name for c in d.choose()} == {0: "standard-0", 1: "highmem-0"}
 
 
 def test_an_idle_tagged_worker_is_used_when_nothing_needs_its_tag():
@@ -75,7 +79,7 @@ def test_a_chunk_half_done_goes_before_one_not_begun():
     d.add(Waiting(0, 0, 9_999))
     d.add(Waiting(1, 1, 1))
 
-    assert [c.waiting.chunk for c in d.choose()] == [1]
+    assert [c.first.chunk for c in d.choose()] == [1]
 
 
 def test_a_chunk_is_not_tried_again_where_it_failed_if_another_worker_is_free():
@@ -113,13 +117,13 @@ def test_a_suspect_gets_an_idle_worker_for_itself_and_the_others_go_on_elsewhere
     d = dispatcher(standard(0, threads=2), standard(1, threads=2))
     d.measured(0, 0.01)
     d.add(Waiting(0, 0, 1, alone=True))
-    for chunk in range(1, 40):
+    for chunk in range(1, 1_000):
         d.add(Waiting(chunk, 0, 1))
 
     choices = d.choose()
 
     suspect = choices[0]
-    assert suspect.waiting.chunk == 0
+    assert suspect.first.chunk == 0
     assert suspect.worker.name not in {c.worker.name for c in choices[1:]}
     d.give_back(suspect)
     assert suspect.worker.name in {c.worker.name for c in d.choose()}
@@ -133,11 +137,11 @@ def test_a_suspect_waits_for_an_idle_worker_without_holding_up_the_others():
     d.add(Waiting(2, 0, 1))
 
     (other,) = d.choose()
-    assert other.waiting.chunk == 2
+    assert other.first.chunk == 2
     d.give_back(busy)
     assert d.choose() == []
     d.give_back(other)
-    assert [c.waiting.chunk for c in d.choose()] == [0]
+    assert [c.first.chunk for c in d.choose()] == [0]
 
 
 def test_a_worker_that_left_takes_its_slots_along_and_its_tasks_give_none_back():
@@ -168,7 +172,9 @@ def test_slots_show_capacity_use_and_waiting_demand():
         d.add(Waiting(chunk, 0, 1))
     d.choose()
 
-    assert d.slots(behind=4) == [
+    d.behind = 4
+
+    assert d.use_of_slots() == [
         ("threads", 2, 1, 6),
         ("MEMORY", 10 * GIB, GIB, 6 * GIB),
         ("HIGHMEM", 1, 1, 6),
@@ -207,7 +213,7 @@ def test_no_worker_is_ever_overrun_and_no_chunk_waits_beside_a_slot_that_fits(de
             break
         free = {w.address: [w.threads, w.memory, dict(w.tags)] for w in workers}
         for choice in choices:
-            item = waiting.pop(choice.waiting.chunk)
+            item = waiting.pop(choice.first.chunk)
             demand, left = demands[item.leg], free[choice.worker.address]
             left[0] -= 1
             left[1] -= demand.memory
@@ -233,7 +239,7 @@ def test_parts_of_cut_chunks_go_first_and_the_smallest_before_all():
     for chunk, rows in ((7, 500), (8, 2), (9, 16)):
         d.add(Waiting(chunk, 0, rows, part=True))
 
-    assert [c.waiting.chunk for c in d.choose()] == [8, 9, 7, 0]
+    assert [c.first.chunk for c in d.choose()] == [8, 9, 7, 0]
 
 
 def test_a_chunk_that_needs_more_memory_than_its_leg_asks_for_goes_where_there_is_more():
@@ -241,13 +247,13 @@ def test_a_chunk_that_needs_more_memory_than_its_leg_asks_for_goes_where_there_i
     d.add(Waiting(0, 0, 10, memory=8 * GIB))
     d.add(Waiting(1, 0, 10))
 
-    placed = {c.waiting.chunk: c for c in d.choose()}
+    placed = {c.first.chunk: c for c in d.choose()}
     assert placed[0].worker.name == "highmem-0"
     assert placed[1].worker.name == "standard-0"
     d.add(Waiting(2, 0, 10, memory=8 * GIB))
     assert d.choose() == []
     d.give_back(placed[0])
-    assert [c.waiting.chunk for c in d.choose()] == [2]
+    assert [c.first.chunk for c in d.choose()] == [2]
 
 
 def test_the_next_larger_memory_is_that_of_a_worker_with_the_tags():
@@ -268,7 +274,7 @@ def test_a_chunk_that_is_dropped_waits_no_more():
     assert {item.chunk for item in d.drop({1, 2, 99})} == {1, 2}
 
     assert d.waiting == 2
-    assert [c.waiting.chunk for c in d.choose()] == [0, 3]
+    assert [c.first.chunk for c in d.choose()] == [0, 3]
 
 
 def test_chunks_of_an_isolated_leg_never_wait_behind_another():
@@ -277,3 +283,100 @@ def test_chunks_of_an_isolated_leg_never_wait_behind_another():
     d.measured(0, 0.001)
 
     assert d.look_ahead(0) == 0
+
+
+def packed(d: Dispatcher) -> list[list[int]]:
+    return [[item.chunk for item in choice.items] for choice in d.choose()]
+
+
+def test_chunks_of_which_nothing_is_known_go_one_by_one():
+    d = dispatcher(standard(0, threads=3))
+    for chunk in range(100):
+        d.add(Waiting(chunk, 0, 10))
+
+    assert packed(d) == [[0], [1], [2]]
+
+
+def test_chunks_that_take_milliseconds_ride_together_for_a_tenth_of_a_second():
+    d = dispatcher(standard(0), standard(1))
+    d.look_ahead_seconds = 0.0
+    d.measured(0, 0.010, cost=10)
+    for chunk in range(100):
+        d.add(Waiting(chunk, 0, 10))
+
+    assert packed(d) == [list(range(10)), list(range(10, 20))]
+
+
+def test_the_last_chunks_are_shared_out_so_that_all_workers_end_together():
+    d = dispatcher(standard(0), standard(1))
+    d.look_ahead_seconds = 0.0
+    d.measured(0, 0.001, cost=10)
+    for chunk in range(16):
+        d.add(Waiting(chunk, 0, 10))
+
+    assert packed(d) == [[0, 1, 2, 3], [4, 5, 6]]
+    d.behind = 1_000
+    d.set_workers([standard(number) for number in range(4)])
+    assert packed(d) == [[7, 8, 9, 10, 11, 12, 13, 14, 15]]
+
+
+def test_a_chunk_that_may_take_long_rides_alone_among_short_ones():
+    d = dispatcher(standard(0), standard(1), standard(2))
+    for chunk in range(40):
+        d.add(Waiting(chunk, 0, 10, seconds=8.0 if chunk == 7 else 0.019))
+
+    assert packed(d) == [[7], [0, 1, 2, 3, 4], [5, 6, 8, 9, 10]]
+
+
+def test_what_happened_to_a_chunk_keeps_it_from_riding_with_others():
+    d = dispatcher(standard(0, threads=9))
+    d.measured(0, 0.001, cost=10)
+    for chunk in range(20):
+        d.add(Waiting(chunk, 0, 10, avoid=frozenset({"standard-7"}) if chunk == 1 else frozenset()))
+
+    assert packed(d)[:2] == [[0], [1]]
+
+
+@pytest.mark.parametrize("more", [{"isolated": frozenset({0})}, {}])
+def test_chunks_that_must_be_stoppable_never_ride_together(more):
+    d = Dispatcher([Demand()], **more)
+    d.set_workers([standard(0)])
+    d.measured(0, 0.001, cost=1)
+    for chunk in range(20):
+        d.add(Waiting(chunk, 0, 1))
+
+    assert len(packed(d)[0]) == (1 if more else 10)
+
+
+def test_one_slow_start_does_not_hide_that_chunks_are_short():
+    d = dispatcher(standard(0))
+    d.look_ahead_seconds = 0.0
+    for seconds in (1.5, 0.0019, 0.0019):
+        d.measured(0, seconds, cost=10)
+    for chunk in range(1_000):
+        d.add(Waiting(chunk, 0, 10))
+
+    assert len(packed(d)[0]) == 52
+
+
+def test_forecasts_order_the_work_and_rows_only_without_them():
+    d = dispatcher(standard(0, threads=3))
+    for chunk, (rows, seconds) in enumerate([(10, 5.0), (1_000, 1.0), (100, 9.0)]):
+        d.add(Waiting(chunk, 0, rows, seconds=seconds))
+
+    assert packed(d) == [[2], [0], [1]]
+
+
+def test_runs_that_share_workers_get_equal_numbers_of_slots_while_they_want_them():
+    slots = Slots()
+    many, few = (Dispatcher([Demand()], slots=slots) for _ in range(2))
+    many.set_workers([standard(number) for number in range(8)])
+    few.set_workers([standard(number) for number in range(8)])
+    for chunk in range(50):
+        many.add(Waiting(chunk, 0, 1))
+    for chunk in range(3):
+        few.add(Waiting(chunk, 0, 1))
+
+    given = Counter(number for number, _ in share([many, few]))
+
+    assert given == {0: 5, 1: 3}
