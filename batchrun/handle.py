@@ -176,9 +176,9 @@ class RunHandle:
         if not 0 <= chunk < total:
             known = f"its chunks are 0 to {total - 1:,} so far" if total else "none was cut so far"
             raise UsageError(f"run {self.run_id} has no chunk {chunk}; {known}")
-        settled = {found.chunk: found for found in store.settled(self.run_id)}
-        if chunk in settled:
-            outcome = settled[chunk].outcome
+        settled = store.settled(self.run_id, chunks=[chunk])
+        if len(settled):
+            [outcome] = settled.outcomes
             raise UsageError(f"chunk {chunk} has ended ({outcome}); there is nothing left to cancel")
 
 

@@ -8,8 +8,26 @@ import os
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-__all__ = ["Attempt", "Cause", "ErrorRecord", "ExitCode", "Incumbent", "Outcome", "RunState", "relative_gap"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Integers = npt.NDArray[np.int64]
+    Floats = npt.NDArray[np.float64]
+
+__all__ = [
+    "Attempt",
+    "Cause",
+    "ErrorRecord",
+    "ExitCode",
+    "Incumbent",
+    "Outcome",
+    "RunState",
+    "SolvedAttempts",
+    "relative_gap",
+]
 
 
 class Outcome(enum.StrEnum):
@@ -225,11 +243,42 @@ class Attempt:
     """What the stage printed and logged, its head and tail if it was long."""
     incumbents: tuple[Incumbent, ...] = ()
     """The best answers that it published, in order, thinned out if they were many."""
+    key: int | None = None
+    """What the chunk holds, as a hash that is the same in every run on the same group of rows; None where
+    chunks of different runs cannot be compared."""
 
     @property
     def best(self) -> Incumbent | None:
         """The last answer that it published."""
         return self.incumbents[-1] if self.incumbents else None
+
+
+@dataclass(frozen=True)
+class SolvedAttempts:
+    """Attempts of many chunks at one stage, on one worker, in which nothing happened but success: no log, no
+    answer on the way, no measured memory. Columns of equal length, shape (attempts,)."""
+
+    stage: str
+    """The name of the stage."""
+    worker: str
+    """The name of the worker."""
+    chunks: Integers
+    """The numbers of the chunks."""
+    attempts: Integers
+    """Which try of the chunk at this stage each was, from 1."""
+    started: Floats
+    """When each began, in seconds since the epoch, by the worker's clock."""
+    seconds: Floats
+    """How long each took."""
+    rows_in: Integers
+    """Rows of the frame that the stage was given."""
+    rows_out: Integers
+    """Rows of the frame that the stage gave back."""
+    keys: Integers | None = None
+    """As in Attempt; None where no chunk has one."""
+
+    def __len__(self) -> int:
+        return len(self.chunks)
 
 
 def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:

@@ -7,24 +7,38 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from batchrun.data import files
 from batchrun.data.load import load
 from batchrun.data.ordered import read_in_order
-from batchrun.data.results import ResultRef, ResultSet
+from batchrun.data.results import ResultSet
 from batchrun.data.table import Stored, to_frame
 from batchrun.errors import RunFailedError
 from batchrun.outcome import ErrorRecord, RunState
-from batchrun.plan import PlannedChunks, read_plan
+from batchrun.plan import read_plan
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import is_driven
-from batchrun.store.runs import RunRecord, RunStore, SettledChunk
-from batchrun.tables import chunk_table, failure_table, last_failures, log_text, quarantined_rows
+from batchrun.store.records import RunCounts, SettledChunks, StageFigures
+from batchrun.store.runs import RunRecord, RunStore
+from batchrun.tables import (
+    CUT,
+    chunk_outcomes,
+    chunk_table,
+    failure_table,
+    family,
+    last_failures,
+    log_text,
+    quarantined_rows,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pyarrow.dataset
 
+    from batchrun.data.refs import ResultRefs
     from batchrun.store.live import LiveState
 
 __all__ = ["RunReport"]
@@ -231,7 +245,7 @@ class RunReport:
         """Rows of the results."""
         if self.record.combined:
             return int(self._combined().num_rows)
-        return sum(ref.rows for ref in self._refs)
+        return self._result_set().rows
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
@@ -257,7 +271,9 @@ class RunReport:
         The outcome is ``pending`` until a chunk is settled, and ``cut`` if its parts, which are chunks of
         their own, took its place: its rows count with them.
         """
-        return chunk_table(self._plan, self._settled, self.attempts, ended=self.state.ended)
+        with RunStore(self._store_url) as store:
+            settled = store.settled(self.run_id)
+        return chunk_table(read_plan(self._files), settled, self.attempts, ended=self.state.ended)
 
     @cached_property
     def failures(self) -> pd.DataFrame:
@@ -269,7 +285,37 @@ class RunReport:
     def quarantined(self) -> pd.DataFrame:
         """The rows of chunks that were given up, in input order and with their own index: their values, then
         batchrun_chunk, batchrun_stage, error_type, error_message and traceback."""
-        return quarantined_rows(self._last_failures, self._settled, self._files)
+        return quarantined_rows(self._last_failures, self._unsolved, self._files)
+
+    # Figures, which take little time however many chunks there are
+
+    @cached_property
+    def counts(self) -> RunCounts:
+        """How many settled chunks, and how many attempts, there are of each outcome."""
+        with RunStore(self._store_url) as store:
+            return store.counts(self.run_id)
+
+    @cached_property
+    def outcomes(self) -> Mapping[str, int]:
+        """How many chunks there are of each outcome that occurs in ``chunks``."""
+        counts = self.counts
+        return chunk_outcomes(read_plan(self._files), counts.chunks, ended=self.state.ended)
+
+    @cached_property
+    def figures(self) -> Sequence[StageFigures]:
+        """What each stage that was tried took, over all attempts."""
+        with RunStore(self._store_url) as store:
+            return store.figures(self.run_id)
+
+    def outcomes_of(self, chunk: int) -> list[str]:
+        """The outcome of a chunk, or those of its parts if it was cut, as ``chunks`` has them."""
+        plan = read_plan(self._files)
+        with RunStore(self._store_url) as store:
+            numbers = np.array(family(plan, chunk), np.int64)
+            settled = store.settled(self.run_id, chunks=numbers.tolist())
+            attempts = store.attempts(self.run_id, chunks=numbers.tolist())
+        table = chunk_table(plan, settled, attempts, ended=self.state.ended, numbers=numbers)
+        return [outcome for outcome in table["outcome"] if outcome != CUT]
 
     # How it came about
 
@@ -294,16 +340,27 @@ class RunReport:
         """
         from batchrun.why import RunFacts, explain
 
+        plan = read_plan(self._files)
         with RunStore(self._store_url) as store:
-            taken = {stage["name"]: store.durations(self.pipeline, stage["name"]) for stage in self.stages}
+            if chunk is None:
+                settled = store.settled(self.run_id, solved=False)
+                matters, attempts = settled.chunks, store.attempts(self.run_id, unsolved=True)
+            else:
+                matters = np.array(family(plan, chunk), np.int64)
+                settled = store.settled(self.run_id, chunks=matters.tolist())
+                attempts = store.attempts(self.run_id, chunks=matters.tolist())
+            longest = store.durations(self.pipeline)
         facts = RunFacts(
             record=self.record,
             driven=self.driven,
             now=time.time(),
-            chunks=self.chunks,
-            attempts=self.attempts,
+            total=len(plan),
+            outcomes=self.outcomes,
+            worst_gap=self.counts.worst_gap,
+            chunks=chunk_table(plan, settled, attempts, ended=self.state.ended, numbers=matters),
+            attempts=attempts,
             live=self.live,
-            longest={stage: figures for stage, figures in taken.items() if figures is not None},
+            longest=longest,
         )
         return explain(facts, chunk)
 
@@ -333,36 +390,30 @@ class RunReport:
         default = self._files.report(suffix)
         return Path(default) if files.is_local(default) else Path(f"{self.run_id}.{suffix}")
 
-    @cached_property
-    def _settled(self) -> list[SettledChunk]:
-        with RunStore(self._store_url) as store:
-            return list(store.settled(self.run_id))
-
     def _combined(self) -> Any:
         return load(Stored(str(self.record.combined), rows=-1, nbytes=-1))
 
     @cached_property
-    def _plan(self) -> PlannedChunks:
+    def _refs(self) -> ResultRefs:
+        """Where the results of the chunks lie, in input order: parts have numbers that do not tell it."""
+        with RunStore(self._store_url) as store:
+            solved = store.settled(self.run_id, solved=True)
         # Read after what is settled, which is planned before: no settled chunk is unknown then.
-        _ = self._settled
-        return read_plan(self._files)
-
-    @cached_property
-    def _solved(self) -> list[SettledChunk]:
-        """The chunks that have a result, in input order: parts have numbers that do not tell it."""
-        starts = self._plan.starts
-        solved = [chunk for chunk in self._settled if chunk.outcome.solved]
-        return sorted(solved, key=lambda chunk: int(starts[chunk.chunk]))
-
-    @property
-    def _refs(self) -> list[ResultRef]:
-        """Where the results of the chunks lie, in input order."""
-        return [chunk.result for chunk in self._solved if chunk.result is not None]
+        starts = read_plan(self._files).starts[solved.chunks]
+        refs = solved.results.take(np.argsort(starts, kind="stable"))
+        return refs.where(refs.known)
 
     def _result_set(self) -> ResultSet:
-        refs = self._refs
-        return ResultSet(range(len(refs)), refs)
+        return ResultSet(range(len(self._refs)), self._refs)
+
+    @cached_property
+    def _unsolved(self) -> SettledChunks:
+        with RunStore(self._store_url) as store:
+            return store.settled(self.run_id, solved=False)
 
     @cached_property
     def _last_failures(self) -> pd.DataFrame:
-        return last_failures(self._plan.starts.tolist(), self._settled, self.attempts)
+        unsolved = self._unsolved
+        with RunStore(self._store_url) as store:
+            attempts = store.attempts(self.run_id, unsolved=True)
+        return last_failures(read_plan(self._files).starts, unsolved, attempts)

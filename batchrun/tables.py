@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,61 +12,110 @@ import pandas as pd
 from batchrun.data import files
 from batchrun.data.joining import join_tables
 from batchrun.data.load import load
-from batchrun.data.results import read_result
 from batchrun.data.table import Stored, labelled, to_frame
+from batchrun.data.windows import read_windows
 from batchrun.outcome import Outcome
 from batchrun.plan import PlannedChunks
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.records import ChunkLog, SettledChunk
+from batchrun.store.records import ChunkLog, SettledChunks
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pyarrow as pa
 
-__all__ = ["chunk_table", "failure_table", "last_failures", "log_text", "quarantined_rows"]
+    from batchrun.outcome import Integers
+
+__all__ = [
+    "CUT",
+    "chunk_outcomes",
+    "chunk_table",
+    "failure_table",
+    "family",
+    "last_failures",
+    "log_text",
+    "quarantined_rows",
+]
 
 CUT = "cut"
 """What stands for the outcome of a chunk whose parts took its place."""
+PENDING = "pending"
+"""What stands for the outcome of a chunk that has none yet."""
 
 
 def chunk_table(
-    plan: PlannedChunks, settled: Sequence[SettledChunk], attempts: pd.DataFrame, *, ended: bool
+    plan: PlannedChunks,
+    settled: SettledChunks,
+    attempts: pd.DataFrame,
+    *,
+    ended: bool,
+    numbers: Integers | None = None,
 ) -> pd.DataFrame:
-    """One row a chunk, by number."""
-    frame = pd.DataFrame({"chunk": range(len(plan)), "start": plan.starts, "stop": plan.stops})
-    frame["rows"] = frame["stop"] - frame["start"]
-    numbers = dict.fromkeys(("seconds", "objective", "bound", "gap"), "float64")
-    types = {"chunk": "int64", "outcome": "str", "rows_out": "int64", **numbers}
-    outcomes = pd.DataFrame(
-        [(c.chunk, c.outcome.value, c.rows_out, c.seconds, c.objective, c.bound, c.gap) for c in settled],
-        columns=list(types),
-    ).astype(types)
-    frame = frame.merge(outcomes, on="chunk", how="left")
-    frame["outcome"] = (
-        frame["outcome"].fillna(Outcome.CANCELLED.value if ended else "pending").mask(plan.is_cut, CUT)
-    )
-    frame["rows_out"] = frame["rows_out"].fillna(0).astype("int64")
-    tries = attempts.groupby("chunk")["seconds"].agg(["size", "sum"]).reindex(frame["chunk"], fill_value=0)
-    frame["seconds"] = frame["seconds"].fillna(pd.Series(tries["sum"].to_numpy()))
-    frame["attempts"] = tries["size"].to_numpy().astype("int64")
-    frame["parent"] = pd.Series(plan.parents, dtype="Int64").mask(plan.parents < 0)
-    first = ["chunk", "start", "stop", "rows", "outcome", "rows_out", "seconds", "attempts", "parent"]
-    return frame[[*first, "objective", "bound", "gap"]]
+    """One row a chunk, by number; of all chunks, or of those of *numbers*, which rise."""
+    chunks = np.arange(len(plan)) if numbers is None else numbers
+    starts, stops, parents = plan.starts[chunks], plan.stops[chunks], plan.parents[chunks]
+    known = settled.where(np.isin(settled.chunks, chunks))
+    place = np.searchsorted(chunks, known.chunks)
+    outcomes = np.full(len(chunks), Outcome.CANCELLED.value if ended else PENDING, object)
+    outcomes[place] = [outcome.value for outcome in known.outcomes]
+    outcomes[plan.is_cut[chunks]] = CUT
+    tried = attempts[attempts["chunk"].isin(chunks)] if numbers is not None else attempts
+    tries = np.searchsorted(chunks, tried["chunk"].to_numpy())
+    seconds = np.bincount(tries, tried["seconds"], minlength=len(chunks))
+    seconds[place] = known.seconds
+    columns: dict[str, Any] = {
+        "chunk": chunks,
+        "start": starts,
+        "stop": stops,
+        "rows": stops - starts,
+        "outcome": pd.Series(outcomes, dtype="str"),
+        "rows_out": _placed(len(chunks), place, known.rows_out, 0),
+        "seconds": seconds,
+        "attempts": np.bincount(tries, minlength=len(chunks)),
+        "parent": pd.Series(parents, dtype="Int64").mask(parents < 0),
+        "objective": _placed(len(chunks), place, known.objectives, np.nan),
+        "bound": _placed(len(chunks), place, known.bounds, np.nan),
+        "gap": _placed(len(chunks), place, known.gaps, np.nan),
+    }
+    return pd.DataFrame(columns)
 
 
-def last_failures(
-    starts: Sequence[int], settled: Iterable[SettledChunk], attempts: pd.DataFrame
-) -> pd.DataFrame:
+def family(plan: PlannedChunks, chunk: int) -> list[int]:
+    """A chunk, the parts that it was cut into, and theirs, by number; empty if there is no such chunk."""
+    found: list[int] = []
+    new = [chunk] if 0 <= chunk < len(plan) else []
+    while new:
+        found += new
+        new = np.flatnonzero(np.isin(plan.parents, new)).tolist()
+    return found
+
+
+def chunk_outcomes(plan: PlannedChunks, settled: Mapping[Outcome, int], *, ended: bool) -> dict[str, int]:
+    """How many chunks there are of each outcome of ``chunk_table``, the ones that are cut last."""
+    counts = {outcome.value: number for outcome, number in settled.items()}
+    cut = int(plan.is_cut.sum())
+    rest = len(plan) - cut - sum(counts.values())
+    name = Outcome.CANCELLED.value if ended else PENDING
+    counts[name] = counts.get(name, 0) + rest
+    counts[CUT] = cut
+    order = [*(outcome.value for outcome in Outcome), PENDING, CUT]
+    return {name: counts[name] for name in order if counts.get(name)}
+
+
+def last_failures(starts: Integers, settled: SettledChunks, attempts: pd.DataFrame) -> pd.DataFrame:
     """One row a chunk that was given up, in input order: chunk, rows, and what its last failed attempt says.
 
     *starts* holds the first row of each chunk.
     """
-    given_up = [
-        (c.chunk, starts[c.chunk], c.rows, c.outcome.value, c.outcome.description)
-        for c in settled
-        if c.given_up
-    ]
-    types = {"chunk": "int64", "start": "int64", "rows": "int64", "outcome": "str", "meaning": "str"}
-    frame = pd.DataFrame(given_up, columns=list(types)).astype(types)
+    given_up = settled.where(settled.given_up)
+    frame = pd.DataFrame(
+        {
+            "chunk": given_up.chunks,
+            "start": starts[given_up.chunks],
+            "rows": given_up.rows,
+            "outcome": pd.Series([outcome.value for outcome in given_up.outcomes], dtype="str"),
+            "meaning": pd.Series([outcome.description for outcome in given_up.outcomes], dtype="str"),
+        }
+    )
     solved = [outcome.value for outcome in Outcome if outcome.solved]
     last = attempts[~attempts["outcome"].isin(solved)].drop_duplicates("chunk", keep="last")
     told = ["chunk", "stage", "error_type", "error", "traceback", "signature"]
@@ -94,20 +144,17 @@ def failure_table(failures: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("chunks", ascending=False, kind="stable").reset_index(drop=True)[columns]
 
 
-def quarantined_rows(
-    failures: pd.DataFrame, settled: Iterable[SettledChunk], folder: RunFolder
-) -> pd.DataFrame:
+def quarantined_rows(failures: pd.DataFrame, settled: SettledChunks, folder: RunFolder) -> pd.DataFrame:
     """The input rows of *failures* with their own index, and beside them why they were set apart.
 
     Rows that could not be read when they were set apart have no values, and stand in their place.
     """
-    chunks = {chunk.chunk: chunk for chunk in settled if chunk.given_up}
-    read = [_rows_of(chunks[number], folder) for number in failures["chunk"]]
-    is_read = np.array([table is not None for table in read], bool)
-    sizes = [chunks[number].rows for number in failures["chunk"]]
-    failure = np.repeat(np.arange(len(failures)), sizes)
-    readable = [labelled(table) for table in read if table is not None]
-    values: pd.DataFrame = to_frame(join_tables(readable), "pandas")
+    chunks = settled.take(np.searchsorted(settled.chunks, failures["chunk"].to_numpy()))
+    read, sizes = _read(chunks, folder)
+    is_read = np.array([size is not None for size in sizes], bool)
+    rows = [number if size is None else size for number, size in zip(chunks.rows, sizes, strict=True)]
+    failure = np.repeat(np.arange(len(failures)), rows)
+    values: pd.DataFrame = to_frame(join_tables(read), "pandas")
     if not is_read.all():
         unknown = ~is_read[failure]
         values = pd.concat([values, pd.DataFrame(index=range(unknown.sum()))])
@@ -132,9 +179,35 @@ _SAID = ("batchrun_chunk", "batchrun_stage", "error_type", "error_message", "tra
 """Columns that stand beside the values of a row that was set apart."""
 
 
-def _rows_of(chunk: SettledChunk, folder: RunFolder) -> pa.Table | None:
-    """The input rows of a chunk that was given up; None if they could not be read then."""
-    if chunk.result is not None:
-        return read_result(chunk.result)
-    path = folder.old_quarantine(chunk.chunk)
-    return load(Stored(path, rows=-1, nbytes=-1)) if files.exists(path) else None
+def _read(chunks: SettledChunks, folder: RunFolder) -> tuple[list[pa.Table], list[int | None]]:
+    """The input rows of chunks that were given up, in order, with their labels as columns; and how many each
+    has, None where they could not be read then."""
+    known = chunks.results.known
+    old = {
+        position: load(Stored(path, rows=-1, nbytes=-1))
+        for position in np.flatnonzero(~known).tolist()
+        if files.exists(path := folder.old_quarantine(int(chunks.chunks[position])))
+    }
+    tables: list[pa.Table] = []
+    sizes: list[int | None] = [None] * len(chunks)
+    # Between two chunks whose rows are in a file of the first version, all others are read together.
+    edges = [-1, *old, len(chunks)]
+    for before, after in itertools.pairwise(edges):
+        if before in old:
+            tables.append(labelled(old[before]))
+            sizes[before] = old[before].num_rows
+        positions = np.arange(before + 1, after)
+        positions = positions[known[positions]]
+        read: list[int] = []
+        for window in read_windows(chunks.results.take(positions)):
+            tables += map(labelled, window.tables() if window.restarts else [window.whole])
+            read += window.rows
+        for position, size in zip(positions.tolist(), read, strict=True):
+            sizes[position] = size
+    return tables, sizes
+
+
+def _placed(length: int, place: Integers, values: npt.NDArray[Any], rest: float) -> npt.NDArray[Any]:
+    column = np.full(length, rest, values.dtype)
+    column[place] = values
+    return column

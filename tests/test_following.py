@@ -14,7 +14,7 @@ from batchrun.outcome import Attempt, Outcome, RunState
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name, driving
 from batchrun.store.live import LiveState, RunningChunk
-from batchrun.store.records import ChunkLog, RunRecord, SettledChunk
+from batchrun.store.records import ChunkLog, RunRecord, SettledChunk, SettledChunks
 from batchrun.store.runs import RunStore
 
 
@@ -100,7 +100,7 @@ def says(store: RunStore, text: str, chunk: int = 2) -> Callable[[], None]:
 def settles(store: RunStore, text: str, chunk: int = 2) -> Callable[[], None]:
     def settle() -> None:
         attempt = Attempt(chunk, "solve", 1, "w-0", Outcome.SUCCEEDED, 0.0, 1.0, log=text)
-        store.commit("r", [attempt], [SettledChunk(chunk, Outcome.SUCCEEDED, 1, 1, 1.0)])
+        store.commit("r", [attempt], SettledChunks.of([SettledChunk(chunk, Outcome.SUCCEEDED, 1, 1, 1.0)]))
         store.save_live("r", LiveState(0.0))
 
     return settle

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from batchrun import Outcome, RunState
-from batchrun.data.results import ResultSet, read_result
+from batchrun.data.results import ResultSet
 from batchrun.data.table import Inline, encode
+from batchrun.data.windows import read_result
 from batchrun.errors import StoreError
 from batchrun.outcome import Attempt
 from batchrun.store.artifacts import RunFolder
@@ -50,7 +51,7 @@ def solve(recorder: Recorder, chunk: int) -> None:
 
 def results(store) -> list[int]:
     settled = store.settled("r")
-    table = ResultSet([c.chunk for c in settled], [c.result for c in settled]).to_table()
+    table = ResultSet(settled.chunks, settled.results).to_table()
     return table["x"].to_pylist()
 
 
@@ -75,7 +76,7 @@ def test_a_flush_that_failed_settles_nothing_and_the_next_one_settles_all(store,
     with pytest.raises(StoreError):
         writer.flush(chunks=4)
     assert writer.rows["rows_solved"] == 0
-    assert store.settled("r") == []
+    assert not len(store.settled("r"))
 
     solve(writer, 1)
     writer.flush(chunks=4)
@@ -141,7 +142,8 @@ def test_rows_that_were_set_apart_survive_a_flush_that_failed(store, tmp_path):
 def test_many_rows_that_were_set_apart_go_to_a_file_of_their_own_at_once(store, tmp_path):
     writer = recorder(store, tmp_path, policy=FlushPolicy(seconds=60, nbytes=1_000))
 
-    give_up(writer, 0, pa.table({"x": list(range(1_000))}))
+    many = pa.table({"x": list(range(1_000))})
+    writer.given_up(SettledChunk(0, Outcome.FAILED, 1_000, 0, 0.1), many)
 
     assert writer.due_in() > 0
     [path] = (tmp_path / "r" / "quarantine" / "session").iterdir()
@@ -167,7 +169,7 @@ def test_a_chunk_that_was_cancelled_is_recorded_and_counts_for_nothing(store, tm
     settled, _ = writer.flush(chunks=1)
 
     assert [chunk.outcome for chunk in settled] == [Outcome.CANCELLED]
-    assert store.settled("r") == settled
+    assert list(store.settled("r")) == list(settled)
     assert writer.rows == {"rows_solved": 0, "rows_quarantined": 0}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import openpyxl
@@ -13,8 +14,10 @@ import pytest
 
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, resume_run, run_pipeline
 from batchrun.data import ordered
+from batchrun.data.refs import ResultRefs
+from batchrun.data.windows import Window
 from batchrun.errors import ResultError, StoreError
-from batchrun.events import ChunkSettled, Event
+from batchrun.events import ChunksSettled, Event
 from batchrun.outcome import RunState
 from batchrun.render.account import advice, headline
 from batchrun.render.excel import write_excel
@@ -85,19 +88,20 @@ def test_batches_agree_with_the_results_as_one_frame(report: RunReport):
     assert results["x"].tolist() == EXPECTED["x"]
 
 
-def test_batches_read_a_chunk_when_it_is_asked_for(report: RunReport, monkeypatch: pytest.MonkeyPatch):
+def test_batches_read_results_when_they_are_asked_for(report: RunReport, monkeypatch: pytest.MonkeyPatch):
     read: list[int] = []
-    whole = ordered.read_result
+    whole = ordered.read_windows
 
-    def counted(ref: ordered.ResultRef) -> pa.Table:
-        read.append(ref.rows)
-        return whole(ref)
+    def counted(refs: ResultRefs) -> Iterator[Window]:
+        for window in whole(refs):
+            read.append(window.table.num_rows)
+            yield window
 
-    monkeypatch.setattr(ordered, "read_result", counted)
+    monkeypatch.setattr(ordered, "read_windows", counted)
     batches = report.batches()
     assert read == []
     next(batches)
-    assert read == [1]
+    assert read == [2]
 
 
 def test_the_workbook_has_the_results_in_input_order(report: RunReport, here: Path):
@@ -208,8 +212,8 @@ def test_a_report_taken_while_the_run_goes_on_in_this_process_says_so(here: Path
     driven: list[bool] = []
 
     def look(event: Event) -> None:
-        if isinstance(event, ChunkSettled):
-            driven.append(RunReport(STORE).driven)
+        if isinstance(event, ChunksSettled):
+            driven.extend([RunReport(STORE).driven] * len(event.chunks))
 
     done = run_pipeline(
         lambda chunk: chunk,

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 
 import batchrun.store
 from batchrun import Outcome, RunState
-from batchrun.data.results import ResultRef
+from batchrun.data.refs import ResultRef, ResultRefs
 from batchrun.errors import RunNotFoundError, StoreError
-from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent
+from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, SolvedAttempts
 from batchrun.store import schema
+from batchrun.store.live import LiveState
+from batchrun.store.records import RunCounts, SettledChunks
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
 
 
 @pytest.fixture
 def url(tmp_path) -> str:
     return f"sqlite:///{tmp_path.as_posix()}/deep/store.db"
+
+
+NONE = SettledChunks.empty()
 
 
 def record(run_id: str = "delays-1", created: float = 1.0, **values) -> RunRecord:
@@ -52,10 +60,12 @@ def test_attempts_and_chunks_are_committed_together_and_read_back(url):
         store.commit(
             "delays-1",
             [attempt(0), attempt(1, Outcome.FAILED, error)],
-            [
-                SettledChunk(0, Outcome.SUCCEEDED, 3, 2, 0.25, ref),
-                SettledChunk(1, Outcome.FAILED, 3, 0, 0.25),
-            ],
+            SettledChunks.of(
+                [
+                    SettledChunk(0, Outcome.SUCCEEDED, 3, 2, 0.25, ref),
+                    SettledChunk(1, Outcome.FAILED, 3, 0, 0.25),
+                ]
+            ),
             rows_solved=3,
         )
 
@@ -63,14 +73,14 @@ def test_attempts_and_chunks_are_committed_together_and_read_back(url):
         attempts = store.attempts("delays-1")
         assert attempts["error"].fillna("").tolist() == ["", "busy"]
         assert store.find("delays-1").rows_solved == 3
-        assert store.last_tries("delays-1") == {(0, "stage"): 1, (1, "stage"): 1}
+        assert store.tries("delays-1") == {(1, "stage"): 1}
 
 
 def test_a_chunk_settled_again_replaces_its_record(url):
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [], [SettledChunk(0, Outcome.FAILED, 3, 0, 0.1)])
-        store.commit("delays-1", [], [SettledChunk(0, Outcome.SUCCEEDED, 3, 3, 0.2)])
+        store.commit("delays-1", [], SettledChunks.of([SettledChunk(0, Outcome.FAILED, 3, 0, 0.1)]))
+        store.commit("delays-1", [], SettledChunks.of([SettledChunk(0, Outcome.SUCCEEDED, 3, 3, 0.2)]))
 
         assert [chunk.outcome for chunk in store.settled("delays-1")] == [Outcome.SUCCEEDED]
 
@@ -104,39 +114,80 @@ def test_the_migrations_make_exactly_the_tables_of_the_schema(url):
         assert compare_metadata(context, schema.metadata) == []
 
 
+RUN = (
+    "INSERT INTO runs VALUES ('delays-1', 'delays', NULL, 'partial', 1, 1, 2, NULL, NULL, '{}',"
+    " '[]', '{}', 'by_rows(3)', '[]', '', '{}', '/runs', 6, 3, 3, 0, 2, NULL, NULL)"
+)
+
+
+def old_store(folder: Path, revision: str, *statements: str) -> str:
+    """A database as that revision left it, with these rows in it."""
+    from alembic import command
+    from alembic.config import Config
+
+    url = f"sqlite:///{folder.as_posix()}/old.db"
+    config = Config()
+    config.set_main_option("script_location", str(Path(batchrun.store.__file__).parent / "migrations"))
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    return url
+
+
+def test_a_store_of_the_second_version_is_brought_up_to_date_and_keeps_what_it_had(tmp_path: Path):
+    columns = "run_id, chunk, stage, attempt, worker, outcome, started, seconds, rows_in, rows_out"
+    url = old_store(
+        tmp_path,
+        "0002",
+        RUN,
+        f"INSERT INTO attempts ({columns}, cause, objective, bound, incumbents) VALUES ('delays-1', 4, 's', "
+        "1, 'w', 'stopped_with_solution', 5, 1, 3, 2, 'deadline', 80, 60, '[[1.0, 80.0, 60.0]]')",
+        "INSERT INTO chunks VALUES ('delays-1', 4, 'stopped_with_solution', 3, 2, 1, '/runs/0.arrow', 1, 1, "
+        "64, 80, 60)",
+        "INSERT INTO chunks VALUES ('delays-1', 5, 'succeeded', 3, 2, 1, '/runs/0.arrow', 2, 1, 64, NULL, "
+        "NULL)",
+        "INSERT INTO logs VALUES (7, 'delays-1', 4, 's', 1, 'said')",
+        "INSERT INTO requests VALUES (3, 'delays-1', 4, 1, 9.0, NULL)",
+        """INSERT INTO live VALUES ('delays-1', 8.0, '{"at": 8.0, "running": [], "delayed": [], "waiting": [],
+        "workers": [], "stopping": true}')""",
+    )
+
+    with RunStore(url) as store:
+        settled = store.settled("delays-1")
+        assert settled[0].result == ResultRef("/runs/0.arrow", 1, 1, 2, 64)
+        assert (settled[0].gap, settled.results.paths) == (0.25, ("/runs/0.arrow",))
+        assert store.attempts("delays-1")["cause"].tolist() == ["deadline"]
+        assert store.incumbents("delays-1")["objective"].tolist() == [80.0]
+        assert [log.text for log in store.logs("delays-1", 4)] == ["said"]
+        assert store.live("delays-1") == LiveState(8.0, stopping=True)
+        assert [(asked.chunk, asked.keep_best) for asked in store.take_requests("delays-1")] == [(4, True)]
+
+
 class TestAStoreOfTheFirstVersion:
     """A database as revision 0001 left it, with a run in it."""
 
     @pytest.fixture
     def old(self, tmp_path: Path) -> str:
-        from alembic import command
-        from alembic.config import Config
-
-        url = f"sqlite:///{tmp_path.as_posix()}/old.db"
-        config = Config()
-        config.set_main_option("script_location", str(Path(batchrun.store.__file__).parent / "migrations"))
-        engine = sa.create_engine(url)
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "0001")
-            for statement in (
-                "INSERT INTO runs VALUES ('delays-1', 'delays', NULL, 'partial', 1, 1, 2, NULL, NULL, '{}',"
-                " '[]', '{}', 'by_rows(3)', '[]', '', '{}', '/runs', 6, 3, 3, 0, 2, NULL, NULL)",
-                "INSERT INTO attempts VALUES (1, 'delays-1', 0, 's', 1, 'w', 'succeeded', 5, 1, 3, 2, 99,"
-                " NULL, NULL, NULL, NULL)",
-                "INSERT INTO attempts VALUES (2, 'delays-1', 1, 's', 1, 'w', 'failed', 5, 1, 3, 0, NULL,"
-                " 'OSError', 'busy', 'Traceback', 'OSError at s.py:1')",
-                "INSERT INTO chunks VALUES ('delays-1', 0, 'succeeded', 3, 2, 1, '/runs/0.arrow', 0, 1, 64)",
-                "INSERT INTO chunks VALUES ('delays-1', 1, 'failed', 3, 0, 1, NULL, NULL, NULL, NULL)",
-            ):
-                connection.execute(sa.text(statement))
-        engine.dispose()
-        return url
+        return old_store(
+            tmp_path,
+            "0001",
+            RUN,
+            "INSERT INTO attempts VALUES (1, 'delays-1', 0, 's', 1, 'w', 'succeeded', 5, 1, 3, 2, 99,"
+            " NULL, NULL, NULL, NULL)",
+            "INSERT INTO attempts VALUES (2, 'delays-1', 1, 's', 1, 'w', 'failed', 5, 1, 3, 0, NULL,"
+            " 'OSError', 'busy', 'Traceback', 'OSError at s.py:1')",
+            "INSERT INTO chunks VALUES ('delays-1', 0, 'succeeded', 3, 2, 1, '/runs/0.arrow', 0, 1, 64)",
+            "INSERT INTO chunks VALUES ('delays-1', 1, 'failed', 3, 0, 1, NULL, NULL, NULL, NULL)",
+        )
 
     def test_is_brought_up_to_date_and_keeps_what_it_had(self, old: str):
         with RunStore(old) as store:
             assert store.find("last").state is RunState.PARTIAL
-            assert store.settled("delays-1") == [
+            assert list(store.settled("delays-1")) == [
                 SettledChunk(0, Outcome.SUCCEEDED, 3, 2, 1.0, ResultRef("/runs/0.arrow", 0, 1, 2, 64)),
                 SettledChunk(1, Outcome.FAILED, 3, 0, 1.0),
             ]
@@ -150,7 +201,7 @@ class TestAStoreOfTheFirstVersion:
 
     def test_takes_what_this_version_records(self, old: str):
         with RunStore(old) as store:
-            store.commit("delays-1", [replace(attempt(2), log="said")], [])
+            store.commit("delays-1", [replace(attempt(2), log="said")], NONE)
             assert [log.text for log in store.logs("delays-1")] == ["said"]
 
     def test_is_brought_up_to_date_once_when_many_open_it(self, old: str):
@@ -231,7 +282,7 @@ def test_readers_read_while_the_writer_writes(url):
         reader = threading.Thread(target=read)
         reader.start()
         for number in range(50):
-            store.commit("delays-1", [attempt(number)], [])
+            store.commit("delays-1", [attempt(number)], NONE)
         reader.join()
         assert problems == []
         assert len(store.attempts("delays-1")) == 50
@@ -250,7 +301,7 @@ def test_an_attempt_is_read_back_with_its_cause_what_followed_and_its_last_answe
     )
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [stopped, attempt(1)], [])
+        store.commit("delays-1", [stopped, attempt(1)], NONE)
         attempts = store.attempts("delays-1")
 
     told = ["cause", "decision", "next_step", "objective", "bound", "gap"]
@@ -262,8 +313,8 @@ def test_an_attempt_is_read_back_with_its_cause_what_followed_and_its_last_answe
 def test_every_answer_that_was_published_is_read_back_by_chunk_and_time(url):
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [replace(attempt(3), incumbents=POINTS), attempt(1)], [])
-        store.commit("delays-1", [replace(attempt(2), incumbents=POINTS[:1])], [])
+        store.commit("delays-1", [replace(attempt(3), incumbents=POINTS), attempt(1)], NONE)
+        store.commit("delays-1", [replace(attempt(2), incumbents=POINTS[:1])], NONE)
 
         found = store.incumbents("delays-1")
         assert found["chunk"].tolist() == [2, 3, 3]
@@ -279,17 +330,18 @@ def test_a_chunk_is_read_back_with_its_objective_and_bound(url):
     kept = SettledChunk(0, Outcome.STOPPED_WITH_SOLUTION, 3, 1, 2.0, None, 80.0, 60.0)
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [], [kept])
+        store.commit("delays-1", [], SettledChunks.of([kept]))
 
-        assert store.settled("delays-1") == [kept]
-        assert store.settled("delays-1")[0].gap == 0.25
+        [read] = store.settled("delays-1")
+        assert read == kept
+        assert read.gap == 0.25
 
 
 def test_where_the_rows_of_a_chunk_lie_that_was_given_up_is_read_back(url):
     rows = ResultRef("/runs/quarantine/s/segment-000000.arrow", 0, 1, 3, 64)
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [], [SettledChunk(0, Outcome.TIMED_OUT, 3, 0, 2.0, rows)])
+        store.commit("delays-1", [], SettledChunks.of([SettledChunk(0, Outcome.TIMED_OUT, 3, 0, 2.0, rows)]))
 
         [chunk] = store.settled("delays-1")
         assert chunk.result == rows
@@ -301,7 +353,7 @@ def test_text_that_no_database_takes_is_recorded_all_the_same(url):
     odd = replace(attempt(0, Outcome.FAILED, error), log="\udcff\0 €", next_step="\udcff")
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [odd], [])
+        store.commit("delays-1", [odd], NONE)
 
         assert store.attempts("delays-1")["error"].tolist() == ["half ?"]
         assert [log.text for log in store.logs("delays-1")] == ["?\N{REPLACEMENT CHARACTER} €"]
@@ -315,13 +367,13 @@ def test_memory_is_told_by_attempts_that_took_all_they_need_newest_first(url):
         store.create(record("delays-1"))
         store.create(record("delays-2"))
         store.create(replace(record("other-1"), pipeline="other"))
-        store.commit("delays-1", [took(1, Outcome.SUCCEEDED, 10), took(2, Outcome.FAILED, 20)], [])
-        store.commit("other-1", [took(3, Outcome.SUCCEEDED, 30)], [])
-        store.commit("delays-2", [took(4, Outcome.OUT_OF_MEMORY, 40), took(5, Outcome.SUCCEEDED, None)], [])
+        store.commit("delays-1", [took(1, Outcome.SUCCEEDED, 10), took(2, Outcome.FAILED, 20)], NONE)
+        store.commit("other-1", [took(3, Outcome.SUCCEEDED, 30)], NONE)
+        store.commit("delays-2", [took(4, Outcome.OUT_OF_MEMORY, 40), took(5, Outcome.SUCCEEDED, None)], NONE)
         store.commit(
             "delays-2",
             [took(6, Outcome.STOPPED_WITH_SOLUTION, 60), took(7, Outcome.SUCCEEDED, 70, "load")],
-            [],
+            NONE,
         )
 
         assert store.peaks("delays", "solve") == [(6, 60), (4, 40), (1, 10)]
@@ -337,11 +389,11 @@ def test_how_long_a_stage_takes_is_told_by_what_it_solved_in_all_runs(url, secon
     with RunStore(url) as store:
         for number, taken in enumerate(seconds):
             store.create(record(f"delays-{number}"))
-            store.commit(f"delays-{number}", [replace(attempt(0), seconds=taken)], [])
+            store.commit(f"delays-{number}", [replace(attempt(0), seconds=taken)], NONE)
         store.create(record("delays-failed"))
-        store.commit("delays-failed", [replace(attempt(0, Outcome.FAILED), seconds=99.0)], [])
+        store.commit("delays-failed", [replace(attempt(0, Outcome.FAILED), seconds=99.0)], NONE)
 
-        assert store.durations("delays", "stage") == told
+        assert store.durations("delays").get("stage") == told
 
 
 def test_an_attempt_without_log_or_answers_adds_nothing_to_what_is_written(url):
@@ -351,9 +403,10 @@ def test_an_attempt_without_log_or_answers_adds_nothing_to_what_is_written(url):
         sa.event.listen(
             store._database.engine, "before_cursor_execute", lambda *seen: statements.append(seen[2])
         )
-        store.commit("delays-1", [attempt(0), attempt(1)], [])
+        store.commit("delays-1", [attempt(0), attempt(1)], NONE)
 
-    assert [statement.split()[:3] for statement in statements] == [["INSERT", "INTO", "attempts"]]
+    assert [statement.split()[0] for statement in statements] == ["SELECT", "INSERT"]
+    assert "traceback" not in statements[1]
 
 
 def test_a_run_that_somebody_began_to_drive_meanwhile_is_not_ended_as_abandoned(url):
@@ -366,3 +419,232 @@ def test_a_run_that_somebody_began_to_drive_meanwhile_is_not_ended_as_abandoned(
         assert store.find("delays-1").state is seen.state
         assert store.end_abandoned(store.find("delays-1"), state=RunState.CANCELLED)
         assert store.find("delays-1").state is RunState.CANCELLED
+
+
+# Many at once
+
+
+def pack(first: int, chunks: int, seconds: float = 0.25, keys: bool = False) -> SolvedAttempts:
+    numbers = np.arange(first, first + chunks)
+    one = np.ones(chunks, np.int64)
+    return SolvedAttempts(
+        "stage",
+        "standard-0",
+        numbers,
+        one,
+        5.0 + numbers,
+        one * seconds,
+        3 * one,
+        2 * one,
+        numbers + 1000 if keys else None,
+    )
+
+
+def packed(first: int, chunks: int, path: str = "/runs/0.arrow") -> SettledChunks:
+    one = np.ones(chunks, np.int64)
+    settled = SettledChunks.succeeded(np.arange(first, first + chunks), 3 * one, 2 * one, one * 0.25)
+    places = ResultRefs.of_pack(path, 2 * one, 16 * chunks, first_batch=0, batches=1)
+    return settled.placed(settled.chunks, places)
+
+
+def statements_of(store: RunStore) -> list[str]:
+    """The statements that the store sends from now on."""
+    sent: list[str] = []
+    engine = store._database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *seen: sent.append(seen[2]))
+    return sent
+
+
+def plan_of(store: RunStore, statement: str, parameters: tuple[object, ...]) -> str:
+    """How SQLite would go about a statement."""
+    with store._database.engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        return "\n".join(row[3] for row in rows)
+
+
+def test_a_pack_is_recorded_as_its_chunks_and_attempts_one_by_one_would_be(url):
+    with RunStore(url) as store:
+        store.create(record("one"))
+        store.create(record("many"))
+        store.commit("many", [], packed(0, 4), [pack(0, 4)])
+        attempts = [replace(attempt(chunk), started=5.0 + chunk) for chunk in range(4)]
+        store.commit("one", attempts, SettledChunks.of(packed(0, 4)))
+
+        pd.testing.assert_frame_equal(store.attempts("one"), store.attempts("many"))
+        assert list(store.settled("one")) == list(store.settled("many"))
+        assert [chunk.result.first_row for chunk in store.settled("many")] == [0, 2, 4, 6]
+
+
+def test_a_commit_of_many_is_a_few_statements_whatever_their_number(url):
+    with RunStore(url) as store:
+        store.create(record())
+        sent = statements_of(store)
+        store.commit("delays-1", [], packed(0, 3), [pack(0, 3)])
+        few = len(sent)
+        store.commit("delays-1", [], packed(3, 3000), [pack(3, 3000)])
+
+    assert len(sent) == 2 * few
+    assert not any(statement.startswith("DELETE") for statement in sent)
+
+
+def test_settled_chunks_are_read_by_what_is_asked_for(url):
+    with RunStore(url) as store:
+        store.create(record())
+        store.create(record("delays-2"))
+        store.commit("delays-2", [], packed(0, 9))
+        lost = SettledChunk(5, Outcome.FAILED, 3, 0, 0.1)
+        kept = SettledChunk(6, Outcome.STOPPED_WITH_SOLUTION, 3, 0, 0.1)
+        store.commit("delays-1", [], SettledChunks.joined([packed(0, 5), SettledChunks.of([lost, kept])]))
+
+        assert store.settled("delays-1").chunks.tolist() == [0, 1, 2, 3, 4, 5, 6]
+        assert store.settled("delays-1", solved=True).chunks.tolist() == [0, 1, 2, 3, 4, 6]
+        assert list(store.settled("delays-1", solved=False)) == [lost]
+        assert store.settled("delays-1", chunks=[2, 5, 40]).chunks.tolist() == [2, 5]
+        assert store.settled("delays-1", solved=True, chunks=range(2000)).chunks.tolist() == [
+            0,
+            1,
+            2,
+            3,
+            4,
+            6,
+        ]
+        assert not len(store.settled("delays-1", chunks=[]))
+        assert not len(store.settled("unknown"))
+
+
+def test_only_chunks_without_a_result_tell_how_often_they_were_tried(url):
+    with RunStore(url) as store:
+        store.create(record())
+        tries = [attempt(7, Outcome.FAILED), replace(attempt(7, Outcome.FAILED), attempt=2), attempt(9)]
+        store.commit("delays-1", tries, packed(0, 5), [pack(0, 5)])
+
+        assert store.tries("delays-1") == {(7, "stage"): 2, (9, "stage"): 1}
+
+
+def test_outcomes_are_counted(url):
+    with RunStore(url) as store:
+        store.create(record())
+        gaps = [SettledChunk(n, Outcome.STOPPED_WITH_SOLUTION, 3, 0, 0.1, None, 10.0, n) for n in (7, 8)]
+        failed = [attempt(20, Outcome.FAILED), attempt(20, Outcome.FAILED), attempt(21, Outcome.TIMED_OUT)]
+        store.commit("delays-1", failed, SettledChunks.joined([packed(0, 5), SettledChunks.of(gaps)]))
+        store.commit("delays-1", [], NONE, [pack(0, 5)])
+        counts = store.counts("delays-1")
+
+        assert counts.chunks == {Outcome.SUCCEEDED: 5, Outcome.STOPPED_WITH_SOLUTION: 2}
+        assert counts.attempts == {Outcome.SUCCEEDED: 5, Outcome.FAILED: 2, Outcome.TIMED_OUT: 1}
+        assert counts.worst_gap == pytest.approx(0.3)
+        assert store.counts("unknown") == RunCounts({}, {}, None)
+
+
+def test_figures_of_a_stage_are_over_all_its_attempts(url):
+    with RunStore(url) as store:
+        store.create(record())
+        failed = replace(attempt(9, Outcome.FAILED), seconds=4.0, worker="w2", peak_memory=70)
+        store.commit("delays-1", [failed], NONE, [pack(0, 4, seconds=1.0)])
+        [figures] = store.figures("delays-1")
+
+    assert (figures.attempts, figures.failed, figures.seconds) == (5, 1, 8.0)
+    assert (figures.median, figures.longest) == (1.0, 4.0)
+    assert (figures.rows_in, figures.rows_out) == (12, 8)
+    assert (figures.median_peak, figures.peak_memory) == (70, 70)
+    assert figures.workers == {"standard-0", "w2"}
+
+
+def test_attempts_of_one_chunk_or_those_that_failed_are_read_alone(url):
+    error = ErrorRecord("OSError", "busy", "Traceback …", ("OSError",), "OSError at s.py:1")
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [attempt(2, Outcome.FAILED, error)], NONE, [pack(0, 4)])
+
+        assert store.attempts("delays-1", chunks=[2])["outcome"].tolist() == ["failed", "succeeded"]
+        assert store.attempts("delays-1", unsolved=True)["error"].tolist() == ["busy"]
+        assert store.attempts("delays-1")["error_type"].fillna("").tolist() == ["OSError", "", "", "", ""]
+        assert store.attempts("delays-1", unsolved=True).dtypes.equals(store.attempts("delays-1").dtypes)
+
+
+class TestHistory:
+    def test_is_of_the_newest_runs_first_with_keys_and_rows(self, url):
+        with RunStore(url) as store:
+            for number in (1, 2):
+                store.create(record(f"delays-{number}", created=number))
+                taken = [pack(0, 2, seconds=number, keys=number == 2)]
+                store.commit(f"delays-{number}", [attempt(9, Outcome.FAILED)], NONE, taken)
+            store.create(replace(record("other-1"), pipeline="other"))
+            store.commit("other-1", [], NONE, [pack(0, 2)])
+            history = store.history("delays")
+
+        assert list(history) == ["stage"]
+        assert history["stage"].seconds.tolist() == [2.0, 2.0, 1.0, 1.0]
+        assert history["stage"].keys.tolist() == [1001, 1000, 0, 0]
+        assert history["stage"].rows.tolist() == [3, 3, 3, 3]
+
+    def test_of_a_large_run_is_an_even_sample_and_older_runs_do_not_count(self, url):
+        with RunStore(url) as store:
+            store.create(record("delays-1", created=1.0))
+            store.create(record("delays-2", created=2.0))
+            store.commit("delays-1", [], NONE, [pack(0, 10, seconds=9.0)])
+            store.commit("delays-2", [], NONE, [pack(0, 1000, keys=True)])
+            history = store.history("delays", limit=100)["stage"]
+
+            assert sorted(history.keys.tolist()) == list(range(1000, 2000, 10))
+            assert set(history.seconds) == {0.25}
+            assert store.durations("delays", limit=100) == {"stage": (100, 0.25, 0.25)}
+
+    def test_is_found_where_no_chunk_of_a_large_run_is_in_the_sample(self, url):
+        with RunStore(url) as store:
+            store.create(record())
+            odd = pack(0, 400)
+            store.commit("delays-1", [], NONE, [replace(odd, chunks=2 * odd.chunks + 1)])
+
+            assert len(store.history("delays", limit=200)["stage"]) == 200
+
+    def test_is_empty_for_a_pipeline_that_never_ran(self, url):
+        with RunStore(url) as store:
+            assert store.history("delays") == {}
+            assert store.durations("delays") == {}
+
+
+ONE_CHUNK = {
+    "settled": lambda store: store.settled("delays-1", chunks=[7]),
+    "attempts": lambda store: store.attempts("delays-1", chunks=[7]),
+    "logs": lambda store: store.logs("delays-1", 7),
+    "incumbents": lambda store: store.incumbents("delays-1", 7),
+    "failed attempts": lambda store: store.attempts("delays-1", unsolved=True),
+}
+
+
+@pytest.mark.parametrize("look", ONE_CHUNK.values(), ids=ONE_CHUNK)
+def test_a_look_at_one_chunk_reads_no_others(url, look):
+    with RunStore(url) as store:
+        store.create(record())
+        store.commit("delays-1", [attempt(7)], packed(0, 50), [pack(0, 50)])
+        sent: list[tuple[str, tuple[object, ...]]] = []
+        engine = store._database.engine
+        sa.event.listen(engine, "before_cursor_execute", lambda *seen: sent.append((seen[2], seen[3])))
+        look(store)
+        queries = [query for query in sent if re.search("FROM (attempts|chunks|logs)", query[0])]
+        plans = [plan_of(store, *query) for query in queries]
+
+    assert plans
+    for plan in plans:
+        assert "SCAN" not in plan
+        assert "chunk=?" in plan or "attempts_other" in plan
+
+
+def test_two_hundred_thousand_chunks_are_few_bytes_and_read_as_columns(url, tmp_path):
+    total, group = 200_000, 20_000
+    with RunStore(url) as store:
+        store.create(record(chunks=total))
+        for first in range(0, total, group):
+            path = f"/home/somebody/project/runs/delays-1/segments/segment-{first:06d}.arrow"
+            store.commit("delays-1", [], packed(first, group, path), [pack(first, group)])
+        settled = store.settled("delays-1")
+
+        assert settled.chunks.tolist() == list(range(total))
+        assert len(settled.results.paths) == total // group
+        assert settled.results[-1] == packed(total - group, group, path).results[-1]
+        assert store.tries("delays-1") == {}
+        assert store.counts("delays-1").attempts == {Outcome.SUCCEEDED: total}
+        with store._database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert (tmp_path / "deep" / "store.db").stat().st_size < 160 * total

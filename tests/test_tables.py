@@ -15,6 +15,7 @@ from batchrun.data.load import write_table
 from batchrun.data.table import Inline, encode, to_table
 from batchrun.errors import UsageError
 from batchrun.outcome import Attempt, ErrorRecord, Incumbent
+from batchrun.render.account import attempts_line, chunks_line, stage_accounts
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.recorder import Recorder
@@ -246,3 +247,55 @@ def test_the_report_says_why_a_chunk_stands_where_it_stands(run: Recorded):
     assert report.why(4) != report.why(1) != report.why()
     with pytest.raises(UsageError, match="no chunk 6"):
         report.why(6)
+
+
+def test_outcomes_are_counted_as_the_table_of_chunks_has_them(run: Recorded):
+    run.attempt(1, Outcome.FAILED, error=BAD)
+    run.solved(0, rows(0, 4), Outcome.STOPPED_WITH_SOLUTION, objective=80.0, bound=60.0)
+    run.given_up(4, rows(4, 5))
+    run.recorder.cancelled(SettledChunk(3, Outcome.CANCELLED, 2, 0, 0.0))
+
+    for state, left in ((RunState.PARTIAL, "cancelled"), (RunState.RUNNING, "pending")):
+        run.store.update("r", state=state)
+        report = run.report()
+        assert report.outcomes == report.chunks["outcome"].value_counts().to_dict()
+        assert report.outcomes_of(0) == ["stopped_with_solution"]
+        assert sorted(report.outcomes_of(1)) == sorted(["cancelled", "failed", left])
+        assert report.outcomes_of(5) == [left]
+
+
+def _noting(whole: Callable[..., object], asked: list[dict[str, object]]) -> Callable[..., object]:
+    """The method, which notes what it was asked for."""
+
+    def seen(store: RunStore, run_id: str, **which: object) -> object:
+        asked.append(which)
+        return whole(store, run_id, **which)
+
+    return seen
+
+
+def test_figures_why_and_failures_read_no_whole_tables_of_the_run(
+    run: Recorded, monkeypatch: pytest.MonkeyPatch
+):
+    run.store.update("r", stages=[{"name": "solve", "memory": 0, "resources": {}, "leg": 0}])
+    run.solved(0, rows(0, 4))
+    run.given_up(4, rows(4, 5))
+    report = run.report()
+    asked: list[dict[str, object]] = []
+
+    for name in ("attempts", "settled"):
+        whole = getattr(RunStore, name)
+
+        def seen(
+            store: RunStore, run_id: str, whole: Callable[..., object] = whole, **which: object
+        ) -> object:
+            asked.append(which)
+            return whole(store, run_id, **which)
+
+        monkeypatch.setattr(RunStore, name, seen)
+    said = [report.why(), report.why(4), chunks_line(report), attempts_line(report), *stage_accounts(report)]
+
+    assert len(report.failures) == len(report.quarantined) == 1
+    assert len(said) == 5
+    assert asked
+    assert all(which in ({"solved": False}, {"unsolved": True}, {"chunks": [4]}) for which in asked)

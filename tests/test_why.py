@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from batchrun.errors import UsageError
-from batchrun.outcome import ErrorRecord, RunState
+from batchrun.outcome import ErrorRecord, RunState, relative_gap
 from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
 from batchrun.store.records import RunRecord
 from batchrun.why import RunFacts, explain
@@ -135,8 +135,13 @@ def facts(**known: Any) -> RunFacts:
         "attempts": attempts(),
         "live": None,
         "longest": {},
+        **known,
     }
-    return RunFacts(**{**given, **known})
+    table = given["chunks"]
+    pairs = zip(table["objective"], table["bound"], strict=True)
+    gaps = [gap for pair in pairs if (gap := relative_gap(*pair)) is not None]
+    counted = {"outcomes": table["outcome"].value_counts().to_dict(), "worst_gap": max(gaps, default=None)}
+    return RunFacts(**{"total": len(table), **counted, **given})
 
 
 WAITS = {

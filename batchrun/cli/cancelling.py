@@ -47,8 +47,9 @@ def cancel_run(
     handle = RunHandle.attach(run, cluster=settings)
     until = time.monotonic() + patience
     report = handle.report
-    # A request that comes before the run begins would be taken for one to its last session.
-    while report.state is RunState.QUEUED and report.driven and time.monotonic() < until:
+    # A request that comes before the run begins would be taken for one to its last session, and before its
+    # input is cut there is no chunk to name.
+    while report.driven and not _has_begun(report, chunk) and time.monotonic() < until:
         time.sleep(POLL_EVERY)
         report = handle.report
     abandoned = report.abandoned
@@ -67,6 +68,10 @@ def cancel_run(
     return _told(report, chunk, keep_best=keep_best, abandoned=abandoned, patience=patience)
 
 
+def _has_begun(report: RunReport, chunk: int | None) -> bool:
+    return report.state is not RunState.QUEUED and (chunk is None or bool(report.outcomes))
+
+
 def _is_done(report: RunReport, chunk: int | None) -> bool:
     if report.state.ended or report.abandoned:
         return True
@@ -75,21 +80,7 @@ def _is_done(report: RunReport, chunk: int | None) -> bool:
     live = report.live
     if live is not None and any(running.chunk == chunk for running in live.running):
         return False
-    return "pending" not in _outcomes(report, chunk)
-
-
-def _outcomes(report: RunReport, chunk: int) -> list[str]:
-    """The outcome of a chunk, or those of its parts if it was cut."""
-    chunks = report.chunks
-    wanted, found = [chunk], []
-    while wanted:
-        number = wanted.pop()
-        outcome = str(chunks["outcome"].iloc[number])
-        if outcome == "cut":
-            wanted += chunks.loc[(chunks["parent"] == number).fillna(False), "chunk"].tolist()
-        else:
-            found.append(outcome)
-    return found
+    return "pending" not in report.outcomes_of(chunk)
 
 
 def _waits_for(report: RunReport, chunk: int | None) -> str:
@@ -116,10 +107,10 @@ def _told(
         message = f"asked, but not done after {patience:g} s; the request stands: {why}"
         return Cancellation(report.run_id, False, report.state, message)
     if chunk is None:
-        kept = keep_best and "stopped_with_solution" in set(report.chunks["outcome"])
+        kept = keep_best and "stopped_with_solution" in report.outcomes
         cancelled = report.state is RunState.CANCELLED or kept
     else:
-        outcomes = _outcomes(report, chunk)
+        outcomes = report.outcomes_of(chunk)
         cancelled = "cancelled" in outcomes or (keep_best and "stopped_with_solution" in outcomes)
     if not cancelled:
         why = f"not cancelled, it ended first: {why}"

@@ -25,7 +25,7 @@ def document(report: RunReport) -> dict[str, Any]:
         "input": report.input,
         "split": report.split,
         "stages": report.stages,
-        "attempts": len(report.attempts),
+        "attempts": sum(report.counts.attempts.values()),
         "failures": report.failures.drop(columns="traceback").to_dict("records"),
         "error": str(report.error) if report.error else None,
     }

@@ -100,7 +100,7 @@ def _is_over(store: RunStore, run_id: str, chunk: int | None) -> bool:
     live = store.live(run_id)
     if live is None or any(running.chunk == chunk for running in live.running):
         return False
-    if any(settled.chunk == chunk for settled in store.settled(run_id)):
+    if len(store.settled(run_id, chunks=[chunk])):
         return True
     plan = read_plan(RunFolder(record.folder))
     return 0 <= chunk < len(plan) and bool(plan.is_cut[chunk])

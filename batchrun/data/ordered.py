@@ -1,22 +1,22 @@
-"""Results of chunks in input order, as record batches of one schema that are read one chunk at a time."""
+"""Results of chunks in input order, as record batches of one schema that are read a few at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 
 from batchrun.data.joining import common_schema
-from batchrun.data.opened import open_arrow
-from batchrun.data.results import ResultRef, read_result
+from batchrun.data.refs import ResultRefs
 from batchrun.data.schema import conform
 from batchrun.data.table import to_frame
-from batchrun.errors import StoreError
+from batchrun.data.windows import opened, read_windows
 
 __all__ = ["read_in_order"]
 
 
-def read_in_order(refs: Sequence[ResultRef]) -> pa.RecordBatchReader:
+def read_in_order(refs: ResultRefs) -> pa.RecordBatchReader:
     """The results at *refs*, in that order.
 
     Only the footers of their files are read at once, for the schema: columns come in order of first
@@ -30,21 +30,19 @@ def read_in_order(refs: Sequence[ResultRef]) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, _batches(refs, schema))
 
 
-def _batches(refs: Sequence[ResultRef], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for ref in refs:
-        if ref.rows:
-            yield from conform(to_frame(read_result(ref), "arrow"), schema, fill=True).to_batches()
+def _batches(refs: ResultRefs, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for window in read_windows(refs.where(refs.rows > 0)):
+        yield from conform(to_frame(window.table, "arrow"), schema, fill=True).combine_chunks().to_batches()
 
 
-def _schema(refs: Sequence[ResultRef]) -> pa.Schema:
+def _schema(refs: ResultRefs) -> pa.Schema:
     """One schema for all results; those without rows only add columns that no other has."""
-    has_rows: dict[str, bool] = {}
-    for ref in refs:
-        has_rows[ref.path] = has_rows.get(ref.path, False) or ref.rows > 0
+    files, firsts = np.unique(refs.files, return_index=True)
+    has_rows = np.bincount(refs.files, weights=refs.rows) > 0
     filled: dict[pa.Schema, None] = {}
     rest: dict[pa.Schema, None] = {}
-    for path, filling in has_rows.items():
-        (filled if filling else rest).setdefault(_plain_schema(path))
+    for file in files[np.argsort(firsts)].tolist():
+        (filled if has_rows[file] else rest).setdefault(_plain_schema(refs.paths[file]))
     if not filled:
         filled, rest = rest, {}
     return common_schema(list(filled), list(rest))
@@ -52,8 +50,5 @@ def _schema(refs: Sequence[ResultRef]) -> pa.Schema:
 
 def _plain_schema(path: str) -> pa.Schema:
     """The columns of a file as a frame of Arrow has them."""
-    try:
-        schema = open_arrow(path).schema
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+    schema = opened(path).schema
     return to_frame(schema.empty_table(), "arrow").schema.remove_metadata()

@@ -12,14 +12,14 @@ from batchrun.render.wording import describe_stopped
 from batchrun.resources import Demand, format_seconds
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from batchrun.report import RunReport
+    from batchrun.store.records import StageFigures
 
 __all__ = [
     "STATE_COLORS",
     "StageAccount",
     "advice",
+    "attempts_line",
     "chunks_line",
     "conservation",
     "count",
@@ -28,11 +28,12 @@ __all__ = [
     "law",
     "list_outcomes",
     "moment",
-    "outcome_counts",
+    "peak_memory",
     "stage_accounts",
     "standing",
     "state_color",
     "stopped_line",
+    "work_line",
 ]
 
 CUT = "cut"
@@ -171,60 +172,68 @@ class StageAccount:
 
 
 def stage_accounts(report: RunReport) -> list[StageAccount]:
-    """One account a stage, in the order of the pipeline, from the attempts."""
-    attempts = report.attempts
+    """One account a stage, in the order of the pipeline."""
+    figures = {known.stage: known for known in report.figures}
     named = {str(stage["name"]): stage for stage in report.stages}
-    for name in attempts["stage"].astype(str).unique():
+    for name in figures:
         # Attempts may name a stage that the pipeline has not, as when its code could not be loaded.
         named.setdefault(name, {"name": name})
-    return [_account(stage, attempts[attempts["stage"] == name]) for name, stage in named.items()]
+    return [_account(stage, figures.get(name)) for name, stage in named.items()]
 
 
-def _account(stage: Mapping[str, Any], attempts: pd.DataFrame) -> StageAccount:
-    solved = attempts["outcome"].isin([outcome.value for outcome in Outcome if outcome.solved])
-    seconds = attempts["seconds"].dropna()
-    peaks = attempts["peak_memory"].dropna()
+def _account(stage: Mapping[str, Any], figures: StageFigures | None) -> StageAccount:
     return StageAccount(
         name=str(stage["name"]),
         demand=demand_of(stage),
-        attempts=len(attempts),
-        failed=int((~solved).sum()),
-        seconds=float(seconds.sum()),
-        median=float(seconds.median()) if len(seconds) else 0.0,
-        longest=float(seconds.max()) if len(seconds) else 0.0,
+        attempts=figures.attempts if figures else 0,
+        failed=figures.failed if figures else 0,
+        seconds=figures.seconds if figures else 0.0,
+        median=figures.median if figures else 0.0,
+        longest=figures.longest if figures else 0.0,
         limit=int(stage.get("memory") or 0),
-        median_peak=int(peaks.median()) if len(peaks) else None,
-        peak_memory=int(peaks.max()) if len(peaks) else None,
-        rows_in=int(attempts.loc[solved, "rows_in"].sum()),
-        rows_out=int(attempts.loc[solved, "rows_out"].sum()),
+        median_peak=figures.median_peak if figures else None,
+        peak_memory=figures.peak_memory if figures else None,
+        rows_in=figures.rows_in if figures else 0,
+        rows_out=figures.rows_out if figures else 0,
     )
 
 
-def standing(chunks: pd.DataFrame) -> pd.DataFrame:
-    """The chunks that have an outcome or will have one: all of ``report.chunks`` but those that were cut."""
-    return chunks[chunks["outcome"] != CUT]
+def work_line(report: RunReport) -> str:
+    """How long all stages took together, on how many workers."""
+    busy = format_seconds(sum(stage.seconds for stage in report.figures))
+    workers = frozenset[str]().union(*(stage.workers for stage in report.figures))
+    return f"{busy} in stages on {count(len(workers), 'worker')}"
+
+
+def peak_memory(report: RunReport) -> int | None:
+    """The most memory that an attempt used, in bytes; None where it was not measured."""
+    peaks = [stage.peak_memory for stage in report.figures if stage.peak_memory is not None]
+    return max(peaks, default=None)
+
+
+def standing(report: RunReport) -> dict[str, int]:
+    """How many chunks of each outcome there are among those that have one or will have one: all of
+    ``report.chunks`` but those that were cut."""
+    return {name: number for name, number in report.outcomes.items() if name != CUT}
 
 
 def chunks_line(report: RunReport) -> str:
     """How many chunks there are and how they ended, in words."""
-    chunks = standing(report.chunks)
-    cut = len(report.chunks) - len(chunks)
+    chunks, cut = standing(report), report.outcomes.get(CUT, 0)
     more = f"; {count(cut, 'other one was', 'others were')} cut into parts" if cut else ""
-    return f"{count(len(chunks), 'chunk')}: {list_outcomes(outcome_counts(chunks))}{more}"
+    return f"{count(sum(chunks.values()), 'chunk')}: {list_outcomes(chunks)}{more}"
+
+
+def attempts_line(report: RunReport) -> str:
+    """How many attempts there were and how they ended, in words."""
+    attempts = {outcome.value: number for outcome, number in report.counts.attempts.items()}
+    return f"{sum(attempts.values()):,}: {list_outcomes(attempts)}"
 
 
 def stopped_line(report: RunReport) -> str:
     """How many chunks were stopped with a solution, and the worst gap of these; empty if none was."""
-    stopped = report.chunks[report.chunks["outcome"] == Outcome.STOPPED_WITH_SOLUTION.value]
-    gaps = stopped["gap"].dropna()
-    return describe_stopped(len(stopped), float(gaps.max()) if len(gaps) else None) if len(stopped) else ""
-
-
-def outcome_counts(frame: pd.DataFrame) -> dict[str, int]:
-    """How often each outcome occurs in the column ``outcome``, in the order of Outcome, ``pending`` last."""
-    counted = frame["outcome"].astype(str).value_counts()
-    order = [*(outcome.value for outcome in Outcome), *counted.index]
-    return {name: int(counted[name]) for name in dict.fromkeys(order) if name in counted.index}
+    stopped = report.counts.chunks.get(Outcome.STOPPED_WITH_SOLUTION, 0)
+    return describe_stopped(stopped, report.counts.worst_gap) if stopped else ""
 
 
 def list_outcomes(counts: Mapping[str, int]) -> str:

@@ -19,13 +19,12 @@ from batchrun.data.files import write_atomically
 from batchrun.outcome import Outcome
 from batchrun.render.account import (
     advice,
+    attempts_line,
     chunks_line,
     conservation,
     count,
     headline,
-    list_outcomes,
     moment,
-    outcome_counts,
     stage_accounts,
     stopped_line,
 )
@@ -253,7 +252,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
         ("Ended", moment(report.ended)),
         ("Time", format_seconds(report.seconds)),
         ("Chunks", chunks_line(report)),
-        ("Attempts", list_outcomes(outcome_counts(report.attempts))),
+        ("Attempts", attempts_line(report)),
         ("Folder", str(report.folder)),
     ]
     if stopped_line(report):

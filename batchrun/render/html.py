@@ -23,11 +23,11 @@ from batchrun.render.account import (
     count,
     headline,
     moment,
-    outcome_counts,
     stage_accounts,
     standing,
     state_color,
     stopped_line,
+    work_line,
 )
 from batchrun.render.best_answers import answers_grid, stopped_solves
 from batchrun.render.excerpts import excerpts, shorten
@@ -118,7 +118,7 @@ def render_html(report: RunReport) -> str:
         params=[(name, json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()],
         stages=[(stage, histogram) for stage, histogram in _stages(report)],
         gauges=[_gauge(stage) for stage in stage_accounts(report) if stage.peak_memory is not None],
-        chunks=_chunk_portions(standing(report.chunks)),
+        chunks=_chunk_portions(standing(report)),
         chunks_line=chunks_line(report),
         plot=plot,
         stopped=stopped_line(report),
@@ -158,7 +158,6 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
     size = (
         f", {format_bytes(float(per_row) * report.rows_in)} in memory" if per_row and report.rows_in else ""
     )
-    workers = count(report.attempts["worker"].nunique(), "worker")
     return [
         ("Pipeline", report.target or report.pipeline),
         ("Run", report.run_id),
@@ -168,7 +167,7 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
         ("Started", moment(report.started)),
         ("Ended", moment(report.ended)),
         ("Wall time", format_seconds(report.seconds)),
-        ("Work", f"{format_seconds(float(report.attempts['seconds'].sum()))} in stages on {workers}"),
+        ("Work", work_line(report)),
         ("Folder", str(report.folder)),
     ]
 
@@ -185,16 +184,16 @@ def _row_portions(report: RunReport) -> list[Portion]:
     ]
 
 
-def _chunk_portions(chunks: pd.DataFrame) -> list[Portion]:
+def _chunk_portions(chunks: Mapping[str, int]) -> list[Portion]:
     known = {outcome.value: outcome for outcome in Outcome}
     portions = []
-    for name, number in outcome_counts(chunks).items():
+    for name, number in chunks.items():
         outcome = known.get(name)
         portions.append(
             Portion(
                 name.replace("_", " "),
                 number,
-                100 * number / len(chunks),
+                100 * number / sum(chunks.values()),
                 outcome.color if outcome else "#c3c9d1",
                 outcome.description if outcome else "not settled yet",
             )

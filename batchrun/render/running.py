@@ -116,7 +116,8 @@ def _place(line: RunningLine) -> str:
     """Which chunk it is, and where it runs."""
     stage = f" {one_line(line.stage, 40)}" if line.stage else ""
     worker = f" on {one_line(line.worker, 40)}" if line.worker else ""
-    return f"chunk {line.chunk:,}{stage}{worker}"
+    others = f" and {line.others:,} more" if line.others else ""
+    return f"chunk {line.chunk:,}{others}{stage}{worker}"
 
 
 def _figures(line: RunningLine) -> tuple[str, str, str, str]:

@@ -14,16 +14,17 @@ from batchrun.progress import RunningLine
 from batchrun.render.account import (
     STATE_COLORS,
     advice,
+    attempts_line,
     chunks_line,
     conservation,
     count,
     headline,
-    list_outcomes,
     moment,
-    outcome_counts,
+    peak_memory,
     stage_accounts,
     state_color,
     stopped_line,
+    work_line,
 )
 from batchrun.render.running import running_table
 from batchrun.render.wording import one_line
@@ -130,9 +131,7 @@ def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
     facts.add_row("chunks", Text(chunks_line(report)))
     if stopped_line(report):
         facts.add_row("stopped", Text(stopped_line(report), style=Outcome.STOPPED_WITH_SOLUTION.color))
-    facts.add_row(
-        "attempts", Text(f"{len(report.attempts):,}: {list_outcomes(outcome_counts(report.attempts))}")
-    )
+    facts.add_row("attempts", Text(attempts_line(report)))
     facts.add_row("time", Text(_times(report)))
     for file in files:
         facts.add_row("report", Text(file, overflow="fold"))
@@ -334,12 +333,9 @@ def _verdict(report: RunReport) -> Text:
 
 
 def _times(report: RunReport) -> str:
-    attempts = report.attempts
-    busy = format_seconds(float(attempts["seconds"].sum()))
-    workers = count(attempts["worker"].nunique(), "worker")
-    peaks = attempts["peak_memory"].dropna()
-    peak = f", peak memory {format_bytes(float(peaks.max()))}" if len(peaks) else ""
-    return f"{format_seconds(report.seconds)} on the clock, {busy} in stages on {workers}{peak}"
+    most = peak_memory(report)
+    peak = f", peak memory {format_bytes(most)}" if most is not None else ""
+    return f"{format_seconds(report.seconds)} on the clock, {work_line(report)}{peak}"
 
 
 def _facts() -> Table:

@@ -21,6 +21,7 @@ class RunFolder:
         segments/SESSION/        small results, many chunks a file
         results/                 large results, one chunk a file
         handoff/                 frames between legs
+        folds/                   results that are combined in part, while the run goes on
         quarantine/SESSION/      rows of chunks that were given up, many chunks a file
         combined.arrow           what ``combine`` gave
         report.html report.xlsx  if asked for
@@ -47,6 +48,11 @@ class RunFolder:
     def handoffs(self) -> str:
         """Folder of frames between legs."""
         return files.join(self.path, "handoff")
+
+    @property
+    def folds(self) -> str:
+        """Folder of results that are combined in part."""
+        return files.join(self.path, "folds")
 
     @property
     def combined(self) -> str:

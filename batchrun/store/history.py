@@ -1,67 +1,25 @@
-"""What the attempts of all runs tell: how long they took, how much memory, which answers they found."""
+"""What the attempts of all runs of a pipeline tell: how long they took, and how much memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from batchrun.outcome import Incumbent, Outcome, relative_gap
+from batchrun.outcome import Outcome
 from batchrun.store import schema
+from batchrun.store.attempts import SOLVED, sample
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from batchrun.forecast import DurationHistory
 
-__all__: list[str] = []
+__all__ = ["durations", "history", "peaks"]
+
+RUNS = 20
+"""Runs that are looked at, the newest."""
 
 _TAKES_WHAT_IT_TAKES = (Outcome.SUCCEEDED, Outcome.STOPPED_WITH_SOLUTION, Outcome.OUT_OF_MEMORY)
 """An attempt that ended otherwise may have ended before it took all that it needs."""
-
-
-def attempts(connection: sa.Connection, run_id: str) -> pd.DataFrame:
-    """One row an attempt of a run, in the order in which they were recorded."""
-    import pandas as pd
-
-    table = schema.attempts
-    columns = [column for column in table.c if column.name not in ("id", "run_id", "incumbents")]
-    query = sa.select(*columns).where(table.c.run_id == run_id).order_by(table.c.id)
-    frame = pd.DataFrame(connection.execute(query).all(), columns=[column.name for column in columns])
-    types: dict[str, str] = {"peak_memory": "Int64"}
-    for column in columns:
-        if isinstance(column.type, sa.String):
-            types[column.name] = "str"
-        elif isinstance(column.type, sa.Float):
-            types[column.name] = "float64"
-    frame = frame.astype(types)
-    for name in ("decision", "next_step"):
-        frame[name] = frame[name].fillna("")
-    frame["gap"] = float("nan")
-    known = frame["objective"].notna() & frame["bound"].notna()
-    pairs = zip(frame.loc[known, "objective"], frame.loc[known, "bound"], strict=True)
-    frame.loc[known, "gap"] = [relative_gap(objective, bound) for objective, bound in pairs]
-    return frame
-
-
-def incumbents(connection: sa.Connection, run_id: str, chunk: int | None) -> pd.DataFrame:
-    """One row an answer that an attempt published."""
-    import pandas as pd
-
-    table = schema.attempts
-    query = (
-        sa.select(table.c.chunk, table.c.stage, table.c.attempt, table.c.incumbents)
-        .where(table.c.run_id == run_id, table.c.incumbents.is_not(None))
-        .order_by(table.c.chunk, table.c.id)
-    )
-    if chunk is not None:
-        query = query.where(table.c.chunk == chunk)
-    points = [
-        (number, stage, attempt, *point, Incumbent(*point).gap)
-        for number, stage, attempt, listed in connection.execute(query)
-        for point in listed
-    ]
-    numbers = dict.fromkeys(("seconds", "objective", "bound", "gap"), "float64")
-    types = {"chunk": "int64", "stage": "str", "attempt": "int64", **numbers}
-    return pd.DataFrame(points, columns=list(types)).astype(types)
 
 
 def peaks(connection: sa.Connection, pipeline: str, stage: str, limit: int) -> list[tuple[int, int]]:
@@ -69,7 +27,7 @@ def peaks(connection: sa.Connection, pipeline: str, stage: str, limit: int) -> l
     table = schema.attempts
     query = (
         sa.select(table.c.rows_in, table.c.peak_memory)
-        .join(schema.runs, schema.runs.c.run_id == table.c.run_id)
+        .join(schema.runs, schema.runs.c.number == table.c.run)
         .where(
             table.c.stage == stage,
             table.c.peak_memory.is_not(None),
@@ -82,30 +40,57 @@ def peaks(connection: sa.Connection, pipeline: str, stage: str, limit: int) -> l
     return [(rows, peak) for rows, peak in connection.execute(query)]
 
 
-def durations(connection: sa.Connection, pipeline: str, stage: str) -> tuple[int, float, float] | None:
-    """How many attempts were solved, and their median and longest seconds; None if none was."""
-    table = schema.attempts
-    solved = [outcome.value for outcome in Outcome if outcome.solved]
-    these = (
-        sa.select(table.c.seconds)
-        .join(schema.runs, schema.runs.c.run_id == table.c.run_id)
-        .where(schema.runs.c.pipeline == pipeline, table.c.stage == stage, table.c.outcome.in_(solved))
-    )
-    found = these.subquery()
-    attempts, longest = connection.execute(sa.select(sa.func.count(), sa.func.max(found.c.seconds))).one()
-    if not attempts:
-        return None
-    middle = these.order_by(table.c.seconds).offset((attempts - 1) // 2).limit(2 - attempts % 2)
-    nearest = [seconds for (seconds,) in connection.execute(middle)]
-    return attempts, sum(nearest) / len(nearest), longest
+def history(connection: sa.Connection, pipeline: str, limit: int) -> dict[str, DurationHistory]:
+    """How long each stage took in the newest runs; see RunStore.history."""
+    import numpy as np
+
+    from batchrun.forecast import DurationHistory
+
+    stages: dict[str, list[Any]] = {}
+    for row in _latest(connection, pipeline, limit):
+        stages.setdefault(row.stage, []).append(row)
+    return {
+        stage: DurationHistory(
+            np.array([row.key or 0 for row in rows], np.int64),
+            np.array([row.rows_in for row in rows], np.int64),
+            np.array([row.seconds for row in rows], np.float64),
+        )
+        for stage, rows in stages.items()
+    }
 
 
-def last_tries(connection: sa.Connection, run_id: str) -> dict[tuple[int, str], int]:
-    """How often each chunk was tried at each stage so far."""
-    table = schema.attempts
-    query = (
-        sa.select(table.c.chunk, table.c.stage, sa.func.max(table.c.attempt))
-        .where(table.c.run_id == run_id)
-        .group_by(table.c.chunk, table.c.stage)
+def durations(connection: sa.Connection, pipeline: str, limit: int) -> dict[str, tuple[int, float, float]]:
+    """How many solved attempts of each stage were seen, and their median and longest seconds."""
+    import numpy as np
+
+    return {
+        stage: (len(seen), float(np.median(seen.seconds)), float(seen.seconds.max()))
+        for stage, seen in history(connection, pipeline, limit).items()
+    }
+
+
+def _latest(connection: sa.Connection, pipeline: str, limit: int) -> list[sa.Row[Any]]:
+    """Solved attempts, newest first: all of the newest runs as far as they are no more than *limit*."""
+    runs, table = schema.runs, schema.attempts
+    newest = (
+        sa.select(runs.c.number)
+        .where(runs.c.pipeline == pipeline)
+        .order_by(runs.c.created.desc())
+        .limit(RUNS)
     )
-    return {(chunk, stage): tries for chunk, stage, tries in connection.execute(query)}
+    found: list[sa.Row[Any]] = []
+    for run in connection.execute(newest).scalars().all():
+        left = limit - len(found)
+        if left <= 0:
+            break
+        of_run = table.c.run == run
+        attempts = connection.execute(
+            sa.select(sa.func.count()).select_from(table).where(of_run)
+        ).scalar_one()
+        query = (
+            sa.select(table.c.stage, table.c.key, table.c.rows_in, table.c.seconds)
+            .where(of_run, table.c.outcome.in_(SOLVED))
+            .order_by(table.c.id.desc())
+        )
+        found += sample(connection, query, attempts, left)
+    return found

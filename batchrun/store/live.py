@@ -147,20 +147,22 @@ class LiveState:
 def save(connection: sa.Connection, run_id: str, state: LiveState) -> None:
     """Put *state* in the place of the one before."""
     table, values = schema.live, {"at": state.at, "state": state.to_json()}
-    changed = connection.execute(table.update().where(table.c.run_id == run_id).values(**values))
+    changed = connection.execute(table.update().where(schema.of_run(table, run_id)).values(**values))
     if not changed.rowcount:
-        connection.execute(table.insert().values(run_id=run_id, **values))
+        connection.execute(table.insert().values(run=schema.number_of(run_id), **values))
 
 
 def read(connection: sa.Connection, run_id: str) -> LiveState | None:
     """The latest state; None if the run has ended or did not tell one yet."""
-    found = connection.execute(sa.select(schema.live.c.state).where(schema.live.c.run_id == run_id)).scalar()
+    found = connection.execute(
+        sa.select(schema.live.c.state).where(schema.of_run(schema.live, run_id))
+    ).scalar()
     return None if found is None else LiveState.from_json(found)
 
 
 def clear(connection: sa.Connection, run_id: str) -> None:
     """Forget the state."""
-    connection.execute(schema.live.delete().where(schema.live.c.run_id == run_id))
+    connection.execute(schema.live.delete().where(schema.of_run(schema.live, run_id)))
 
 
 _Part = TypeVar("_Part", RunningChunk, DelayedChunk, WaitingChunks, LiveWorker)

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 from batchrun.data import files
 from batchrun.data.load import write_table
-from batchrun.data.results import ResultRef, SegmentWriter
+from batchrun.data.refs import TO_THE_END, ResultRef, ResultRefs
+from batchrun.data.segments import SegmentWriter
 from batchrun.data.table import Inline, Stored, encode
-from batchrun.outcome import Attempt
+from batchrun.outcome import Attempt, SolvedAttempts
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.live import LiveState
-from batchrun.store.records import SettledChunk
+from batchrun.store.records import SettledChunk, SettledChunks
 from batchrun.store.requests import CancelRequest
 from batchrun.store.runs import RunStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from batchrun.outcome import Integers
 
 __all__ = ["HEARTBEAT_SECONDS", "FlushPolicy", "Recorder"]
 
@@ -35,6 +38,8 @@ class FlushPolicy:
     """At the latest so long after the first thing was collected."""
     nbytes: int = 8 * 2**20
     """Once so many bytes of results were collected."""
+    attempts: int = 20_000
+    """Once so many attempts were collected, so that a commit never takes long."""
 
 
 @dataclass
@@ -60,9 +65,12 @@ class Recorder:
         self._segments = SegmentWriter(self.folder.segments(self.session), 0)
         self._quarantine = SegmentWriter(self.folder.quarantine(self.session), 0)
         self._attempts: list[Attempt] = []
+        self._solved: list[SolvedAttempts] = []
         self._settled: list[SettledChunk] = []
+        self._together: list[SettledChunks] = []
+        self._number = 0
         self._keys: list[str] = []
-        self._refs: dict[int, ResultRef] = {}
+        self._written: list[tuple[Integers, ResultRefs]] = []
         self._since: float | None = None
         self._beaten = self.clock()
         self._asked: float | None = None
@@ -73,6 +81,11 @@ class Recorder:
         self._attempts.append(attempt)
         self._touch()
 
+    def attempts(self, attempts: SolvedAttempts) -> None:
+        """Collect the records of many attempts that went well."""
+        self._solved.append(attempts)
+        self._touch(len(attempts))
+
     def solved(self, chunk: SettledChunk, output: Inline | Stored, key: str) -> None:
         """Collect a chunk's result; *key* is the task that holds it until it is durable."""
         if isinstance(output, Stored):
@@ -80,6 +93,19 @@ class Recorder:
         else:
             self._segments.add(chunk.chunk, output.data)
         self._settled.append(chunk)
+        self._keys.append(key)
+        self._touch()
+
+    def solved_together(self, chunks: SettledChunks, output: Inline | Stored, key: str) -> None:
+        """Collect the results of chunks of one pack, one below the other in *output*."""
+        if isinstance(output, Stored):
+            places = ResultRefs.of_pack(
+                output.path, chunks.rows_out, output.nbytes, first_batch=0, batches=TO_THE_END
+            )
+            chunks = replace(chunks, results=places)
+        else:
+            self._segments.add_pack(chunks.chunks, chunks.rows_out, output.data)
+        self._together.append(chunks)
         self._keys.append(key)
         self._touch()
 
@@ -102,33 +128,33 @@ class Recorder:
         """Seconds until a flush is due; None if nothing was collected."""
         if self._since is None:
             return None
-        if self._segments.pending_bytes + self._quarantine.pending_bytes >= self.policy.nbytes:
+        much = self._segments.pending_bytes + self._quarantine.pending_bytes >= self.policy.nbytes
+        if much or self._number >= self.policy.attempts:
             return 0.0
         return max(0.0, self._since + self.policy.seconds - self.clock())
 
-    def flush(self, *, chunks: int) -> tuple[list[SettledChunk], list[str]]:
+    def flush(self, *, chunks: int) -> tuple[SettledChunks, list[str]]:
         """Write all that was collected; if that fails, all of it is still there for another try.
 
         *chunks* is the number of chunks planned so far. Returns the chunks that are settled by this, and
         the keys of tasks that may be forgotten.
         """
         if self._since is None:
-            return [], []
-        self._refs.update(self._segments.flush())
-        self._refs.update(self._quarantine.flush())
-        settled = [
-            replace(chunk, result=self._refs[chunk.chunk]) if chunk.chunk in self._refs else chunk
-            for chunk in self._settled
-        ]
-        rows = dict(self.rows)
-        for chunk in settled:
-            if chunk.outcome.solved:
-                rows["rows_solved"] += chunk.rows
-            elif chunk.given_up:
-                rows["rows_quarantined"] += chunk.rows
-        self.store.commit(self.run_id, self._attempts, settled, heartbeat=time.time(), chunks=chunks, **rows)
+            return SettledChunks.empty(), []
+        self._written += [self._segments.flush(), self._quarantine.flush()]
+        settled = SettledChunks.joined([SettledChunks.of(self._settled), *self._together])
+        for numbers, places in self._written:
+            settled = settled.placed(numbers, places)
+        rows = {
+            "rows_solved": self.rows["rows_solved"] + int(settled.rows[settled.solved].sum()),
+            "rows_quarantined": self.rows["rows_quarantined"] + int(settled.rows[settled.given_up].sum()),
+        }
+        self.store.commit(
+            self.run_id, self._attempts, settled, self._solved, heartbeat=time.time(), chunks=chunks, **rows
+        )
         self.rows, keys = rows, self._keys
-        self._attempts, self._settled, self._keys, self._refs, self._since = [], [], [], {}, None
+        self._attempts, self._solved, self._settled, self._together = [], [], [], []
+        self._keys, self._written, self._since, self._number = [], [], None, 0
         return settled, keys
 
     def beat(self) -> None:
@@ -152,6 +178,7 @@ class Recorder:
             self._told = now
             self.store.save_live(self.run_id, state())
 
-    def _touch(self) -> None:
+    def _touch(self, number: int = 1) -> None:
+        self._number += number
         if self._since is None:
             self._since = self.clock()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from batchrun.outcome import ErrorRecord, Outcome, RunState, relative_gap
 
 if TYPE_CHECKING:
-    from batchrun.data.results import ResultRef
+    import numpy as np
+    import numpy.typing as npt
 
-__all__ = ["ChunkLog", "RunRecord", "SettledChunk"]
+    from batchrun.data.refs import ResultRef, ResultRefs
+    from batchrun.outcome import Floats, Integers
+
+__all__ = ["ChunkLog", "RunCounts", "RunRecord", "SettledChunk", "SettledChunks", "StageFigures"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,208 @@ class SettledChunk:
     def given_up(self) -> bool:
         """Whether it failed for good: it was neither solved nor cancelled."""
         return not self.outcome.solved and self.outcome is not Outcome.CANCELLED
+
+
+@dataclass(frozen=True)
+class SettledChunks:
+    """Many settled chunks as columns of equal length, shape (chunks,); see SettledChunk."""
+
+    chunks: Integers
+    outcomes: tuple[Outcome, ...]
+    rows: Integers
+    rows_out: Integers
+    seconds: Floats
+    results: ResultRefs
+    objectives: Floats
+    """NaN where none is known, as in bounds."""
+    bounds: Floats
+
+    @classmethod
+    def of(cls, chunks: Iterable[SettledChunk]) -> SettledChunks:
+        """The columns of these chunks."""
+        import numpy as np
+
+        from batchrun.data.refs import ResultRefs
+
+        listed = list(chunks)
+        return cls(
+            np.array([chunk.chunk for chunk in listed], np.int64),
+            tuple(chunk.outcome for chunk in listed),
+            np.array([chunk.rows for chunk in listed], np.int64),
+            np.array([chunk.rows_out for chunk in listed], np.int64),
+            np.array([chunk.seconds for chunk in listed], np.float64),
+            ResultRefs.of(chunk.result for chunk in listed),
+            np.array([chunk.objective for chunk in listed], np.float64),
+            np.array([chunk.bound for chunk in listed], np.float64),
+        )
+
+    @classmethod
+    def succeeded(
+        cls, chunks: Integers, rows: Integers, rows_out: Integers, seconds: Floats
+    ) -> SettledChunks:
+        """Chunks that went well, whose results are nowhere yet."""
+        import numpy as np
+
+        from batchrun.data.refs import ResultRefs
+
+        unknown = np.full(len(chunks), np.nan)
+        return cls(
+            chunks,
+            (Outcome.SUCCEEDED,) * len(chunks),
+            rows,
+            rows_out,
+            seconds,
+            ResultRefs.nowhere(len(chunks)),
+            unknown,
+            unknown,
+        )
+
+    @classmethod
+    def empty(cls) -> SettledChunks:
+        """No chunks."""
+        return cls.of([])
+
+    @classmethod
+    def joined(cls, parts: Sequence[SettledChunks]) -> SettledChunks:
+        """The chunks of all *parts*, in order."""
+        import numpy as np
+
+        from batchrun.data.refs import ResultRefs
+
+        if not parts:
+            return cls.empty()
+        return cls(
+            np.concatenate([part.chunks for part in parts]),
+            tuple(itertools.chain.from_iterable(part.outcomes for part in parts)),
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.rows_out for part in parts]),
+            np.concatenate([part.seconds for part in parts]),
+            ResultRefs.joined([part.results for part in parts]),
+            np.concatenate([part.objectives for part in parts]),
+            np.concatenate([part.bounds for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, position: int) -> SettledChunk:
+        objective, bound = float(self.objectives[position]), float(self.bounds[position])
+        return SettledChunk(
+            int(self.chunks[position]),
+            self.outcomes[position],
+            int(self.rows[position]),
+            int(self.rows_out[position]),
+            float(self.seconds[position]),
+            self.results[position],
+            None if math.isnan(objective) else objective,
+            None if math.isnan(bound) else bound,
+        )
+
+    def __iter__(self) -> Iterator[SettledChunk]:
+        return (self[position] for position in range(len(self)))
+
+    @property
+    def solved(self) -> npt.NDArray[np.bool_]:
+        """Which of them have a result."""
+        return self._are({outcome for outcome in Outcome if outcome.solved})
+
+    @property
+    def given_up(self) -> npt.NDArray[np.bool_]:
+        """Which of them failed for good."""
+        return self._are({one for one in Outcome if not one.solved and one is not Outcome.CANCELLED})
+
+    @property
+    def gaps(self) -> Floats:
+        """How far each answer can be from the best one there is, as relative_gap has it; NaN if unknown."""
+        import numpy as np
+
+        objectives, bounds = self.objectives, self.bounds
+        known = np.isfinite(objectives) & np.isfinite(bounds)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gaps = np.abs(objectives - bounds) / np.abs(objectives)
+        gaps[objectives == bounds] = 0.0
+        return np.where(known, gaps, np.nan)
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> SettledChunks:
+        """Those that *mask* says."""
+        return self._picked(mask, tuple(itertools.compress(self.outcomes, mask.tolist())))
+
+    def take(self, positions: Integers) -> SettledChunks:
+        """Those at *positions*, in that order."""
+        return self._picked(positions, tuple(self.outcomes[position] for position in positions.tolist()))
+
+    def placed(self, chunks: Integers, places: ResultRefs) -> SettledChunks:
+        """The same, with the results of *chunks* at *places*."""
+        import numpy as np
+
+        from batchrun.data.refs import ResultRefs
+
+        if not len(chunks):
+            return self
+        order = np.argsort(chunks, kind="stable")
+        nearest = np.minimum(np.searchsorted(chunks[order], self.chunks), len(chunks) - 1)
+        found = chunks[order][nearest] == self.chunks
+        positions = np.where(found, len(self) + order[nearest], np.arange(len(self)))
+        return replace(self, results=ResultRefs.joined([self.results, places]).take(positions))
+
+    def _are(self, outcomes: Collection[Outcome]) -> npt.NDArray[np.bool_]:
+        import numpy as np
+
+        return np.fromiter((one in outcomes for one in self.outcomes), np.bool_, len(self))
+
+    def _picked(
+        self, which: npt.NDArray[np.bool_] | Integers, outcomes: tuple[Outcome, ...]
+    ) -> SettledChunks:
+        return SettledChunks(
+            self.chunks[which],
+            outcomes,
+            self.rows[which],
+            self.rows_out[which],
+            self.seconds[which],
+            self.results._picked(which),
+            self.objectives[which],
+            self.bounds[which],
+        )
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """How chunks and attempts of a run ended."""
+
+    chunks: Mapping[Outcome, int]
+    """How many settled chunks there are of each outcome that occurs, in the order of Outcome."""
+    attempts: Mapping[Outcome, int]
+    """How many attempts there are of each outcome that occurs, in the order of Outcome."""
+    worst_gap: float | None
+    """The largest gap among the chunks that were stopped with a solution; None if none is known."""
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    """What one stage took, over all attempts of a run."""
+
+    stage: str
+    """Its name."""
+    attempts: int
+    """Attempts, failed ones included."""
+    failed: int
+    """Attempts that gave no result."""
+    seconds: float
+    """Seconds of all attempts together."""
+    median: float
+    """Seconds of the attempt in the middle; of an even sample where there are very many attempts."""
+    longest: float
+    """Seconds of the longest attempt."""
+    median_peak: int | None
+    """The peak memory of the attempt in the middle, in bytes; None where it was not measured."""
+    peak_memory: int | None
+    """The most memory that an attempt used, in bytes; None where it was not measured."""
+    rows_in: int
+    """Rows that the attempts with a result were given."""
+    rows_out: int
+    """Rows that they gave back."""
+    workers: frozenset[str]
+    """The workers that tried it."""
 
 
 @dataclass(frozen=True)

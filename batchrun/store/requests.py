@@ -27,14 +27,16 @@ class CancelRequest:
 def ask(connection: sa.Connection, run_id: str, *, chunk: int | None, keep_best: bool) -> None:
     """Write a request down."""
     connection.execute(
-        schema.requests.insert().values(run_id=run_id, chunk=chunk, keep_best=keep_best, created=time.time())
+        schema.requests.insert().values(
+            run=schema.number_of(run_id), chunk=chunk, keep_best=keep_best, created=time.time()
+        )
     )
 
 
 def take(connection: sa.Connection, run_id: str) -> list[CancelRequest]:
     """The requests that nobody took yet, oldest first; each is given once. One look if there is none."""
     table = schema.requests
-    query = sa.select(table).where(table.c.run_id == run_id, table.c.taken.is_(None)).order_by(table.c.id)
+    query = sa.select(table).where(schema.of_run(table, run_id), table.c.taken.is_(None)).order_by(table.c.id)
     rows = connection.execute(query).all()
     if rows:
         taken = table.c.id.in_([row.id for row in rows])
@@ -45,4 +47,4 @@ def take(connection: sa.Connection, run_id: str) -> list[CancelRequest]:
 def discard(connection: sa.Connection, run_id: str) -> None:
     """Forget requests that nobody took."""
     table = schema.requests
-    connection.execute(table.delete().where(table.c.run_id == run_id, table.c.taken.is_(None)))
+    connection.execute(table.delete().where(schema.of_run(table, run_id), table.c.taken.is_(None)))

@@ -1,4 +1,4 @@
-"""The records of runs, in a database: SQLite on one host, any database of SQLAlchemy's between hosts.
+"""The records of runs, in a database: SQLite on one host, PostgreSQL between hosts.
 
 One process writes a run at a time, the one that drives it; everybody may read, and may ask that process to
 cancel.
@@ -6,22 +6,33 @@ cancel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from batchrun.errors import RunNotFoundError, near_miss
-from batchrun.outcome import Attempt, Outcome, RunState
-from batchrun.store import history, live, requests, rows, schema
+from batchrun.outcome import Attempt, Outcome, RunState, SolvedAttempts
+from batchrun.store import attempts as attempts_of
+from batchrun.store import chunks as chunks_of
+from batchrun.store import commit, history, live, requests, rows, schema
 from batchrun.store.database import Database
 from batchrun.store.live import LiveState
-from batchrun.store.records import ChunkLog, RunRecord, SettledChunk
+from batchrun.store.records import (
+    ChunkLog,
+    RunCounts,
+    RunRecord,
+    SettledChunk,
+    SettledChunks,
+    StageFigures,
+)
 from batchrun.store.requests import CancelRequest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from batchrun.forecast import DurationHistory
 
 __all__ = ["ChunkLog", "RunRecord", "RunStore", "SettledChunk"]
 
@@ -91,30 +102,38 @@ class RunStore:
                 requests.discard(connection, run_id)
             live.clear(connection, run_id)
             connection.execute(
-                chunks.delete().where(chunks.c.run_id == run_id, chunks.c.outcome.not_in(solved))
+                chunks.delete().where(
+                    schema.of_run(chunks, run_id),
+                    chunks.c.outcome.not_in(solved),
+                )
             )
             connection.execute(runs.update().where(runs.c.run_id == run_id).values(**changes))
 
     def commit(
-        self, run_id: str, attempts: Sequence[Attempt], settled: Sequence[SettledChunk], **changes: Any
+        self,
+        run_id: str,
+        attempts: Sequence[Attempt],
+        settled: SettledChunks,
+        solved: Sequence[SolvedAttempts] = (),
+        **changes: Any,
     ) -> None:
         """Record attempts with their logs and settled chunks, and change fields of the run, in one
-        transaction."""
-        logs = rows.log_rows(run_id, attempts)
+        transaction.
+
+        Args:
+            run_id: The run's whole id.
+            attempts: Attempts one by one.
+            settled: Chunks that have their outcome; each replaces what was recorded of it before.
+            solved: Attempts as columns, of which there is nothing to tell.
+            changes: Fields of the run, by the names of RunRecord.
+        """
         with self._begin() as connection:
-            if attempts:
-                connection.execute(schema.attempts.insert(), rows.attempt_rows(run_id, attempts))
-            if logs:
-                connection.execute(schema.logs.insert(), logs)
-            if settled:
-                numbers = [chunk.chunk for chunk in settled]
-                connection.execute(
-                    schema.chunks.delete().where(
-                        schema.chunks.c.run_id == run_id, schema.chunks.c.chunk == sa.bindparam("b_chunk")
-                    ),
-                    [{"b_chunk": number} for number in numbers],
-                )
-                connection.execute(schema.chunks.insert(), rows.chunk_rows(run_id, settled))
+            run = connection.execute(sa.select(schema.number_of(run_id))).scalar_one()
+            commit.insert_attempts(connection, run, attempts)
+            commit.insert_logs(connection, run, attempts)
+            for columns in solved:
+                commit.insert_solved(connection, run, columns)
+            commit.upsert_chunks(connection, run, settled)
             if changes:
                 connection.execute(
                     schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes)
@@ -186,28 +205,55 @@ class RunStore:
         with self._begin() as connection:
             return [rows.run_from_row(row) for row in connection.execute(query)]
 
-    def settled(self, run_id: str) -> Sequence[SettledChunk]:
-        """All settled chunks of a run, by number."""
-        table = schema.chunks
-        query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.chunk)
-        with self._begin() as connection:
-            return [rows.settled_from_row(row) for row in connection.execute(query)]
+    def settled(
+        self, run_id: str, *, solved: bool | None = None, chunks: Sequence[int] | None = None
+    ) -> SettledChunks:
+        """Settled chunks of a run, by number.
 
-    def attempts(self, run_id: str) -> pd.DataFrame:
+        Args:
+            run_id: The run's whole id.
+            solved: Only those that have a result, or only those that have none.
+            chunks: Only those of these numbers.
+        """
+        with self._begin() as connection:
+            return chunks_of.settled(connection, run_id, solved, chunks)
+
+    def counts(self, run_id: str) -> RunCounts:
+        """How many chunks and attempts of a run ended how; quick, however many there are."""
+        with self._begin() as connection:
+            return RunCounts(
+                chunks_of.count(connection, schema.chunks, run_id),
+                chunks_of.count(connection, schema.attempts, run_id),
+                chunks_of.worst_gap(connection, run_id),
+            )
+
+    def figures(self, run_id: str) -> Sequence[StageFigures]:
+        """What each stage that was tried took, in the order of their first attempts."""
+        with self._begin() as connection:
+            return attempts_of.figures(connection, run_id)
+
+    def attempts(
+        self, run_id: str, *, chunks: Sequence[int] | None = None, unsolved: bool = False
+    ) -> pd.DataFrame:
         """One row an attempt, in the order in which they were recorded.
 
         Beside the fields of an attempt it has error_type, error, traceback and signature of its error, and
         objective, bound and gap of its last incumbent. ``cause`` is missing and ``decision`` and
         ``next_step`` are empty where there is none.
+
+        Args:
+            run_id: The run's whole id.
+            chunks: Only those of these chunks, a few.
+            unsolved: Only those without a result.
         """
         with self._begin() as connection:
-            return history.attempts(connection, run_id)
+            return attempts_of.frame(connection, run_id, chunks, unsolved)
 
     def incumbents(self, run_id: str, chunk: int | None = None) -> pd.DataFrame:
         """One row an answer that an attempt of a run, or of one chunk, published: chunk, stage, attempt,
         seconds since the attempt began, objective, bound, gap. By chunk, then by time."""
         with self._begin() as connection:
-            return history.incumbents(connection, run_id, chunk)
+            return attempts_of.incumbents(connection, run_id, chunk)
 
     def logs(self, run_id: str, chunk: int | None = None) -> Sequence[ChunkLog]:
         """What attempts of a run, or of one chunk, printed and logged; those that still run are among them.
@@ -215,7 +261,7 @@ class RunStore:
         By chunk, then by time.
         """
         table = schema.logs
-        query = sa.select(table).where(table.c.run_id == run_id).order_by(table.c.id)
+        query = sa.select(table).where(schema.of_run(table, run_id)).order_by(table.c.id)
         if chunk is not None:
             query = query.where(table.c.chunk == chunk)
         with self._begin() as connection:
@@ -240,10 +286,10 @@ class RunStore:
         with self._begin() as connection:
             return live.read(connection, run_id)
 
-    def last_tries(self, run_id: str) -> dict[tuple[int, str], int]:
-        """How often each chunk was tried at each stage so far."""
+    def tries(self, run_id: str) -> dict[tuple[int, str], int]:
+        """How often each chunk that has no result was tried at each stage so far."""
         with self._begin() as connection:
-            return history.last_tries(connection, run_id)
+            return attempts_of.tries(connection, run_id)
 
     def peaks(self, pipeline: str, stage: str, limit: int = 2000) -> Sequence[tuple[int, int]]:
         """How much memory a stage took, in all runs of the pipeline of that name.
@@ -254,10 +300,21 @@ class RunStore:
         with self._begin() as connection:
             return history.peaks(connection, pipeline, stage, limit)
 
-    def durations(self, pipeline: str, stage: str) -> tuple[int, float, float] | None:
-        """How long a stage took, in all runs of the pipeline of that name.
+    def history(self, pipeline: str, limit: int = 50_000) -> Mapping[str, DurationHistory]:
+        """How long the stages of a pipeline of that name took, in its newest runs.
 
-        How many attempts were solved, and the median and the longest of their seconds; None if none was.
+        By stage, its solved attempts with the keys and the rows of their chunks, newest first. Once *limit*
+        of all stages together are found, older runs do not count; of a run with more, it is those of every
+        so many-th chunk.
         """
         with self._begin() as connection:
-            return history.durations(connection, pipeline, stage)
+            return history.history(connection, pipeline, limit)
+
+    def durations(self, pipeline: str, limit: int = 10_000) -> Mapping[str, tuple[int, float, float]]:
+        """How long the stages of a pipeline of that name took, in its newest runs.
+
+        By stage, how many solved attempts were seen, and the median and the longest of their seconds; stages
+        of which none was seen are left out. *limit* is as in history.
+        """
+        with self._begin() as connection:
+            return history.durations(connection, pipeline, limit)

@@ -1,20 +1,48 @@
-"""The tables of the store. A change here needs a migration in ``migrations/versions``."""
+"""The tables of the store. A change here needs a migration in ``migrations/versions``.
+
+A run has a number beside its id, so that a million attempts repeat a few bytes and not a long text. So it is
+with the files that hold results.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
-__all__ = ["REVISION", "attempts", "chunks", "live", "logs", "metadata", "requests", "runs"]
+__all__ = [
+    "REVISION",
+    "attempts",
+    "chunks",
+    "files",
+    "live",
+    "logs",
+    "metadata",
+    "number_of",
+    "of_run",
+    "requests",
+    "runs",
+    "succeeded",
+]
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration that these tables correspond to."""
 
 metadata = sa.MetaData()
 
+_Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
+def _run() -> sa.Column[int]:
+    """The run that a row is of."""
+    return sa.Column("run", _Number, sa.ForeignKey("runs.number"), nullable=False)
+
+
 runs = sa.Table(
     "runs",
     metadata,
-    sa.Column("run_id", sa.String(120), primary_key=True),
+    sa.Column("number", _Number, primary_key=True, comment="what other tables call it"),
+    sa.Column("run_id", sa.String(120), nullable=False, unique=True),
     sa.Column("pipeline", sa.String(120), nullable=False),
     sa.Column("target", sa.String(400)),
     sa.Column("state", sa.String(20), nullable=False, index=True),
@@ -43,8 +71,8 @@ runs = sa.Table(
 attempts = sa.Table(
     "attempts",
     metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("run_id", sa.String(120), sa.ForeignKey("runs.run_id"), nullable=False),
+    sa.Column("id", _Number, primary_key=True),
+    _run(),
     sa.Column("chunk", sa.BigInteger, nullable=False),
     sa.Column("stage", sa.String(120), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
@@ -54,6 +82,7 @@ attempts = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("rows_in", sa.BigInteger, nullable=False),
     sa.Column("rows_out", sa.BigInteger, nullable=False),
+    sa.Column("key", sa.BigInteger, comment="of what the chunk holds, the same in every run"),
     sa.Column("peak_memory", sa.BigInteger),
     sa.Column("error_type", sa.String(400)),
     sa.Column("error", sa.Text),
@@ -65,68 +94,93 @@ attempts = sa.Table(
     sa.Column("objective", sa.Float, comment="of its last incumbent, as is bound"),
     sa.Column("bound", sa.Float),
     sa.Column("incumbents", sa.JSON(none_as_null=True), comment="list of seconds, objective, bound"),
-    sa.Index("attempts_by_chunk", "run_id", "chunk"),
+    sa.Index("attempts_by_chunk", "run", "chunk"),
 )
 
-# Few attempts have their memory measured: the index costs nothing where it is of no use.
-_measured = attempts.c.peak_memory.is_not(None)
-sa.Index(
-    "attempts_measured",
-    attempts.c.stage,
-    attempts.c.id,
-    sqlite_where=_measured,
-    postgresql_where=_measured,
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("number", _Number, primary_key=True),
+    _run(),
+    sa.Column("path", sa.Text, nullable=False),
+    comment="that hold results, or rows that were set apart",
 )
 
 chunks = sa.Table(
     "chunks",
     metadata,
-    sa.Column("run_id", sa.String(120), sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("run", _Number, sa.ForeignKey("runs.number"), primary_key=True, autoincrement=False),
     sa.Column("chunk", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("outcome", sa.String(30), nullable=False),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("rows_out", sa.BigInteger, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False, comment="of all attempts together"),
-    sa.Column("path", sa.Text, comment="the file that holds the result"),
+    sa.Column("file", _Number, sa.ForeignKey("files.number"), comment="that holds the result"),
     sa.Column("first_batch", sa.Integer),
-    sa.Column("batches", sa.Integer),
+    sa.Column("batches", sa.Integer, comment="-1 for all that follow"),
+    sa.Column("first_row", sa.BigInteger, comment="within these batches"),
     sa.Column("nbytes", sa.BigInteger),
     sa.Column("objective", sa.Float, comment="of its answer, as is bound"),
     sa.Column("bound", sa.Float),
     comment="settled chunks only; the others are in the plan",
+    sqlite_with_rowid=False,
+)
+
+succeeded = sa.literal("succeeded", literal_execute=True)
+"""In the text of a query, not beside it: only so a database sees that an index below will do."""
+
+
+def _index_few(name: str, *columns: sa.Column[Any], where: sa.ColumnElement[bool]) -> None:
+    """An index of few rows, which costs nothing for all the others."""
+    sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+_index_few("attempts_measured", attempts.c.stage, attempts.c.id, where=attempts.c.peak_memory.is_not(None))
+_index_few(
+    "attempts_other", attempts.c.run, attempts.c.chunk, where=attempts.c.outcome != sa.text("'succeeded'")
 )
 
 logs = sa.Table(
     "logs",
     metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("run_id", sa.String(120), sa.ForeignKey("runs.run_id"), nullable=False),
+    sa.Column("id", _Number, primary_key=True),
+    _run(),
     sa.Column("chunk", sa.BigInteger, nullable=False),
     sa.Column("stage", sa.String(120), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
-    sa.Index("logs_by_chunk", "run_id", "chunk"),
+    sa.Index("logs_by_chunk", "run", "chunk"),
     comment="of attempts that printed or logged something",
 )
 
 requests = sa.Table(
     "requests",
     metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("run_id", sa.String(120), sa.ForeignKey("runs.run_id"), nullable=False),
+    sa.Column("id", _Number, primary_key=True),
+    _run(),
     sa.Column("chunk", sa.BigInteger, comment="null for the whole run"),
     sa.Column("keep_best", sa.Boolean, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("taken", sa.Float, comment="when the run's driver read it"),
-    sa.Index("requests_by_run", "run_id"),
+    sa.Index("requests_by_run", "run"),
     comment="to cancel a run or a chunk of it",
 )
 
 live = sa.Table(
     "live",
     metadata,
-    sa.Column("run_id", sa.String(120), sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("run", _Number, sa.ForeignKey("runs.number"), primary_key=True, autoincrement=False),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("state", sa.JSON, nullable=False),
     comment="how a run that is driven is doing; a row goes when its run ends",
 )
+
+
+def number_of(run_id: str) -> sa.ScalarSelect[int]:
+    """The number of a run."""
+    return sa.select(runs.c.number).where(runs.c.run_id == run_id).scalar_subquery()
+
+
+def of_run(table: sa.Table, run_id: str) -> sa.ColumnElement[bool]:
+    """Whether a row is of that run."""
+    return table.c.run == number_of(run_id)

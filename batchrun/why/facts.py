@@ -78,10 +78,17 @@ class RunFacts:
     """Whether a process drives the run."""
     now: float
     """The moment, in seconds since the epoch."""
+    total: int
+    """Chunks so far, those that were cut included."""
+    outcomes: Mapping[str, int]
+    """How many of them there are of each outcome that occurs: an Outcome, ``cut`` or ``pending``."""
+    worst_gap: float | None
+    """The largest gap of a chunk that was stopped with a solution; None if none is known."""
     chunks: pd.DataFrame
-    """The report's table of chunks, by number: chunk, rows, outcome, rows_out, seconds, parent."""
+    """The rows of the report's table of chunks that matter: chunk, rows, outcome, rows_out, seconds, parent.
+    If a chunk is asked about, those of it and of its parts; else, those of chunks that were given up."""
     attempts: pd.DataFrame
-    """The store's table of the run's attempts, in the order in which they were recorded."""
+    """The store's table of their attempts, in the order in which they were recorded."""
     live: LiveState | None
     """What runs and waits at this moment; None if nothing drives the run or it has not told yet."""
     longest: Mapping[str, tuple[int, float, float]]
@@ -95,13 +102,13 @@ class RunFacts:
 
         Raises UsageError that names the numbers there are if there is none.
         """
-        total = len(self.chunks)
+        total = self.total
         if not 0 <= number < total:
             known = f"its chunks are 0 to {total - 1:,}" if total > 1 else "its only chunk is 0"
             ending = "" if self.record.state.ended else " so far"
             known = f"{known}{ending}" if total else f"none was cut{ending}"
             raise UsageError(f"run {self.record.run_id} has no chunk {number}; {known}")
-        row = self.chunks.iloc[number]
+        row = self.chunks[self.chunks["chunk"] == number].iloc[0]
         return ChunkFacts(
             chunk=number,
             rows=int(row["rows"]),

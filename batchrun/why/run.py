@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from batchrun.outcome import Outcome, RunState, relative_gap
+from batchrun.outcome import Outcome, RunState
 from batchrun.resources import Demand, format_seconds
 from batchrun.why.facts import RunFacts
 from batchrun.why.history import because, reason
 from batchrun.why.running import seen
 from batchrun.why.waiting import undriven
 from batchrun.why.wording import account, count, listing, percent
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["explain_run"]
 
@@ -46,9 +41,9 @@ def explain_run(facts: RunFacts) -> str:
 
 
 def _progress(facts: RunFacts) -> str:
-    counted = _counted(facts)
-    settled = int((counted["outcome"] != "pending").sum())
-    return f"{settled:,} of {count(len(counted), 'chunk')} settled"
+    standing = facts.total - facts.outcomes.get("cut", 0)
+    settled = standing - facts.outcomes.get("pending", 0)
+    return f"{settled:,} of {count(standing, 'chunk')} settled"
 
 
 def _waits(facts: RunFacts) -> str:
@@ -125,16 +120,12 @@ def _ends(facts: RunFacts) -> list[str]:
 
 
 def _stopped(facts: RunFacts) -> str:
-    stopped = facts.chunks[facts.chunks["outcome"] == Outcome.STOPPED_WITH_SOLUTION.value]
-    if stopped.empty:
+    stopped = facts.outcomes.get(Outcome.STOPPED_WITH_SOLUTION.value, 0)
+    if not stopped:
         return ""
-    told = f"{count(len(stopped), 'chunk')} stopped with a solution"
-    gaps = [
-        gap
-        for objective, bound in zip(stopped["objective"], stopped["bound"], strict=True)
-        if (gap := relative_gap(float(objective), float(bound))) is not None
-    ]
-    return f"{told}, with a gap of {percent(max(gaps))} at worst" if gaps else told
+    told = f"{count(stopped, 'chunk')} stopped with a solution"
+    gap = facts.worst_gap
+    return f"{told}, with a gap of {percent(gap)} at worst" if gap is not None else told
 
 
 def _failures(facts: RunFacts) -> str:
@@ -157,11 +148,6 @@ def _failures(facts: RunFacts) -> str:
     often = "most often " if len(counts) > 1 else ""
     at = f", {often}at" if often else " at"
     return f"{told}{at} `{worst['stage']}`: {error or Outcome(worst['outcome']).description}"
-
-
-def _counted(facts: RunFacts) -> pd.DataFrame:
-    """The chunks that stand for rows: those that were cut do not."""
-    return facts.chunks[facts.chunks["outcome"] != "cut"]
 
 
 def _said(value: object) -> str:

@@ -1,0 +1,198 @@
+"""Writing many records at once: columns and tuples go to the driver of the database as they are.
+
+A commit holds thousands of rows; a dictionary for each, checked column by column, would cost several times
+what the database does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from batchrun.outcome import Attempt, Outcome, SolvedAttempts
+from batchrun.store import schema
+from batchrun.store.rows import finite, storable
+
+if TYPE_CHECKING:
+    from batchrun.data.refs import ResultRefs
+    from batchrun.outcome import Floats
+    from batchrun.store.records import SettledChunks
+
+__all__ = ["insert_attempts", "insert_logs", "insert_solved", "upsert_chunks"]
+
+_ALWAYS = (
+    "run",
+    "chunk",
+    "stage",
+    "attempt",
+    "worker",
+    "outcome",
+    "started",
+    "seconds",
+    "rows_in",
+    "rows_out",
+)
+_MEASURED = (*_ALWAYS, "key", "peak_memory")
+_STORY = (
+    "error_type",
+    "error",
+    "traceback",
+    "signature",
+    "cause",
+    "decision",
+    "next_step",
+    "objective",
+    "bound",
+    "incumbents",
+)
+
+
+def insert_attempts(connection: sa.Connection, run: int, attempts: Sequence[Attempt]) -> None:
+    """Record attempts without their logs; columns that would be empty for all of them are left out."""
+    if not attempts:
+        return
+    rows: list[tuple[Any, ...]] = [_measured(run, attempt) for attempt in attempts]
+    columns: tuple[str, ...] = _MEASURED
+    if any(_has_story(attempt) for attempt in attempts):
+        columns += _STORY
+        rows = [row + _story(attempt) for row, attempt in zip(rows, attempts, strict=True)]
+    connection.exec_driver_sql(_insert(connection, schema.attempts, columns), rows)
+
+
+def insert_solved(connection: sa.Connection, run: int, solved: SolvedAttempts) -> None:
+    """Record attempts in which nothing happened but success."""
+    if not len(solved):
+        return
+    columns: tuple[str, ...] = _ALWAYS
+    lists: list[list[int | None]] = []
+    if solved.keys is not None:
+        columns, lists = (*_ALWAYS, "key"), [[key or None for key in solved.keys.tolist()]]
+    repeat = itertools.repeat
+    rows = zip(
+        repeat(run),
+        solved.chunks.tolist(),
+        repeat(solved.stage),
+        solved.attempts.tolist(),
+        repeat(solved.worker),
+        repeat(Outcome.SUCCEEDED.value),
+        solved.started.tolist(),
+        solved.seconds.tolist(),
+        solved.rows_in.tolist(),
+        solved.rows_out.tolist(),
+        *lists,
+        strict=False,
+    )
+    connection.exec_driver_sql(_insert(connection, schema.attempts, columns), list(rows))
+
+
+def insert_logs(connection: sa.Connection, run: int, attempts: Iterable[Attempt]) -> None:
+    """Record the logs of those attempts that have one."""
+    rows = [
+        (run, attempt.chunk, attempt.stage, attempt.attempt, storable(attempt.log))
+        for attempt in attempts
+        if attempt.log
+    ]
+    if rows:
+        columns = ("run", "chunk", "stage", "attempt", "text")
+        connection.exec_driver_sql(_insert(connection, schema.logs, columns), rows)
+
+
+def upsert_chunks(connection: sa.Connection, run: int, settled: SettledChunks) -> None:
+    """Record settled chunks, each in place of what was recorded of it before."""
+    if not len(settled):
+        return
+    results = settled.results
+    columns = ["run", "chunk", "outcome", "rows", "rows_out", "seconds"]
+    lists: list[Iterable[Any]] = [
+        itertools.repeat(run),
+        settled.chunks.tolist(),
+        [outcome.value for outcome in settled.outcomes],
+        settled.rows.tolist(),
+        settled.rows_out.tolist(),
+        settled.seconds.tolist(),
+    ]
+    if results.known.any():
+        numbers = _insert_files(connection, run, results)
+        columns += ["file", "first_batch", "batches", "first_row", "nbytes"]
+        lists.append([numbers.get(file) for file in results.files.tolist()])
+        lists += [results.first_batches.tolist(), results.batches.tolist()]
+        lists += [results.first_rows.tolist(), results.nbytes.tolist()]
+    for name, numbers_of in (("objective", settled.objectives), ("bound", settled.bounds)):
+        told = _finite(numbers_of)
+        if told is not None:
+            columns.append(name)
+            lists.append(told)
+    keys = ("run", "chunk")
+    rest = [column.name for column in schema.chunks.c if column.name not in keys]
+    insert = _insert(connection, schema.chunks, columns)
+    change = ", ".join(f"{name} = excluded.{name}" for name in rest)
+    rows = list(zip(*lists, strict=False))
+    connection.exec_driver_sql(f"{insert} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {change}", rows)
+
+
+def _insert_files(connection: sa.Connection, run: int, results: ResultRefs) -> dict[int, int]:
+    """Record the files that hold results; their numbers by their positions."""
+    import numpy as np
+
+    used = np.unique(results.files[results.known]).tolist()
+    statement = schema.files.insert().returning(schema.files.c.number, sort_by_parameter_order=True)
+    rows = [{"run": run, "path": results.paths[file]} for file in used]
+    return dict(zip(used, connection.execute(statement, rows).scalars(), strict=True))
+
+
+def _insert(connection: sa.Connection, table: sa.Table, columns: Sequence[str]) -> str:
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
+
+
+def _measured(run: int, attempt: Attempt) -> tuple[Any, ...]:
+    return (
+        run,
+        attempt.chunk,
+        attempt.stage,
+        attempt.attempt,
+        attempt.worker,
+        attempt.outcome.value,
+        attempt.started,
+        attempt.seconds,
+        attempt.rows_in,
+        attempt.rows_out,
+        attempt.key or None,
+        attempt.peak_memory,
+    )
+
+
+def _has_story(attempt: Attempt) -> bool:
+    return bool(attempt.error or attempt.cause or attempt.decision or attempt.next_step or attempt.incumbents)
+
+
+def _story(attempt: Attempt) -> tuple[Any, ...]:
+    """Why an attempt ended, what came of it, and which answers it found on the way."""
+    error, best = attempt.error, attempt.best
+    points = [[point.seconds, finite(point.objective), finite(point.bound)] for point in attempt.incumbents]
+    return (
+        error.type if error else None,
+        storable(error.message) if error else None,
+        storable(error.traceback) if error else None,
+        error.signature if error else None,
+        attempt.cause.value if attempt.cause else None,
+        attempt.decision or None,
+        storable(attempt.next_step) or None,
+        finite(best.objective) if best else None,
+        finite(best.bound) if best else None,
+        json.dumps(points) if points else None,
+    )
+
+
+def _finite(numbers: Floats) -> list[float | None] | None:
+    """The numbers as every database holds them; None if none of them is known."""
+    import numpy as np
+
+    if not np.isfinite(numbers).any():
+        return None
+    return [number if math.isfinite(number) else None for number in numbers.tolist()]
