@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
+from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState, SolvedAttempts
 from batchrun.status import TaskStatus
+
+if TYPE_CHECKING:
+    from batchrun.outcome import Floats, Integers
 
 __all__ = [
     "AttemptEnded",
+    "AttemptsSolved",
     "ChunkCut",
     "ChunkReported",
-    "ChunkSettled",
     "ChunksPlaced",
     "ChunksPlanned",
     "ChunksRecalled",
+    "ChunksReturned",
+    "ChunksSettled",
     "Event",
     "Observer",
     "RetryScheduled",
@@ -77,24 +83,36 @@ class ChunksPlanned(Event):
 
 @dataclass(frozen=True)
 class ChunksRecalled(Event):
-    """Chunks that an earlier session of the run had settled, told once when the run goes on."""
+    """Chunks that an earlier session of the run had settled, told once when the run goes on. Columns of equal
+    length, shape (chunks,)."""
 
-    chunks: tuple[int, ...]
+    chunks: Integers
     """Their numbers."""
     outcomes: tuple[Outcome, ...]
     """How each ended."""
-    rows: tuple[int, ...]
+    rows: Integers
     """Input rows of each."""
 
 
 @dataclass(frozen=True)
 class ChunksPlaced(Event):
-    """Chunks were handed to workers; each runs until its next AttemptEnded."""
+    """Chunks were handed to workers; each runs until the next AttemptEnded, AttemptsSolved or ChunksReturned
+    that names it."""
+
+    chunks: tuple[int, ...]
+    """Their numbers; those that ride in one task follow each other."""
+    workers: tuple[str, ...] = ()
+    """The worker that each went to."""
+    packs: tuple[int, ...] = ()
+    """How many of the chunks ride in each task, in order; empty where each has a task of its own."""
+
+
+@dataclass(frozen=True)
+class ChunksReturned(Event):
+    """Chunks that were placed together with others did not begin, and wait again."""
 
     chunks: tuple[int, ...]
     """Their numbers."""
-    workers: tuple[str, ...] = ()
-    """The worker that each went to."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,14 @@ class AttemptEnded(Event):
 
 
 @dataclass(frozen=True)
+class AttemptsSolved(Event):
+    """Attempts of short chunks that rode together in one task ended well, without anything to tell of any."""
+
+    attempts: SolvedAttempts
+    """All of them, of one stage."""
+
+
+@dataclass(frozen=True)
 class RetryScheduled(Event):
     """A chunk will be tried again."""
 
@@ -144,21 +170,21 @@ class RetryScheduled(Event):
 
 
 @dataclass(frozen=True)
-class ChunkSettled(Event):
-    """A chunk has its outcome, and it is durable."""
+class ChunksSettled(Event):
+    """Chunks have their outcomes, and they are durable. Columns of equal length, shape (chunks,)."""
 
-    chunk: int
-    """The chunk's number."""
-    outcome: Outcome
-    """How it ended."""
-    rows: int
-    """Input rows of the chunk."""
-    rows_out: int
-    """Rows of its result; 0 unless it was solved."""
-    seconds: float
-    """Seconds of all its attempts together."""
-    gap: float | None = None
-    """How far its answer can be from the best one, where the stage told an objective and a bound."""
+    chunks: Integers
+    """Their numbers."""
+    outcomes: tuple[Outcome, ...]
+    """How each ended."""
+    rows: Integers
+    """Input rows of each."""
+    rows_out: Integers
+    """Rows of the result of each; 0 unless it was solved."""
+    seconds: Floats
+    """Seconds of all attempts of each together."""
+    gaps: Floats
+    """How far the answer of each can be from the best one; NaN where that is not known."""
 
 
 @dataclass(frozen=True)

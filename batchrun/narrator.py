@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from batchrun.dispatch import Dispatcher
 from batchrun.events import (
     AttemptEnded,
+    AttemptsSolved,
     ChunkCut,
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
     ChunksRecalled,
+    ChunksReturned,
+    ChunksSettled,
     Event,
     Observer,
     RetryScheduled,
@@ -22,11 +25,14 @@ from batchrun.events import (
     SlotsChanged,
     SlotUse,
 )
-from batchrun.outcome import Attempt, ErrorRecord
+from batchrun.outcome import Attempt, ErrorRecord, SolvedAttempts
 from batchrun.plan import Plan
 from batchrun.resources import Worker
 from batchrun.status import TaskStatus
-from batchrun.store.runs import SettledChunk
+from batchrun.store.records import SettledChunks
+
+if TYPE_CHECKING:
+    from batchrun.outcome import Floats
 
 __all__ = ["Narrator"]
 
@@ -61,15 +67,20 @@ class Narrator:
             )
         )
 
-    def recalled(self, chunks: Sequence[SettledChunk]) -> None:
+    def recalled(self, settled: SettledChunks) -> None:
         """Earlier sessions of the run settled these chunks."""
-        if chunks:
-            numbers, outcomes, rows = zip(*((c.chunk, c.outcome, c.rows) for c in chunks), strict=True)
-            self.tell(ChunksRecalled(self.run_id, time.time(), numbers, outcomes, rows))
+        if len(settled):
+            at = time.time()
+            self.tell(ChunksRecalled(self.run_id, at, settled.chunks, settled.outcomes, settled.rows))
 
-    def placed(self, chunks: Sequence[int], workers: Sequence[str]) -> None:
-        """Chunks were given to workers."""
-        self.tell(ChunksPlaced(self.run_id, time.time(), tuple(chunks), tuple(workers)))
+    def placed(self, chunks: Sequence[int], workers: Sequence[str], packs: Sequence[int] = ()) -> None:
+        """Chunks were given to workers, one name for each chunk; *packs* says how many of them ride in each
+        task, in order, and is empty if each has a task of its own."""
+        self.tell(ChunksPlaced(self.run_id, time.time(), tuple(chunks), tuple(workers), tuple(packs)))
+
+    def returned(self, chunks: Sequence[int]) -> None:
+        """Chunks of a pack did not begin and wait again."""
+        self.tell(ChunksReturned(self.run_id, time.time(), tuple(chunks)))
 
     def reported(self, chunk: int, worker: str, status: TaskStatus) -> None:
         """A chunk that runs told how it is doing."""
@@ -83,29 +94,51 @@ class Narrator:
         """An attempt ended."""
         self.tell(AttemptEnded(self.run_id, time.time(), attempt))
 
+    def solved(self, attempts: SolvedAttempts) -> None:
+        """Attempts of chunks that rode together ended well."""
+        self.tell(AttemptsSolved(self.run_id, time.time(), attempts))
+
     def retry(self, chunk: int, stage: str, wait: float, error: ErrorRecord) -> None:
         """A chunk will be tried again."""
         self.tell(RetryScheduled(self.run_id, time.time(), chunk, stage, wait, error))
 
-    def settled(self, chunks: Sequence[SettledChunk]) -> None:
+    def settled(self, settled: SettledChunks) -> None:
         """Chunks have their outcome, and it is durable."""
-        for c in chunks:
-            self.tell(
-                ChunkSettled(
-                    self.run_id, time.time(), c.chunk, c.outcome, c.rows, c.rows_out, c.seconds, c.gap
-                )
+        if not len(settled):
+            return
+        self.tell(
+            ChunksSettled(
+                self.run_id,
+                time.time(),
+                settled.chunks,
+                settled.outcomes,
+                settled.rows,
+                settled.rows_out,
+                settled.seconds,
+                _gaps(settled.objectives, settled.bounds),
             )
+        )
 
     def stopping(self, running: int, grace: float) -> None:
         """Nothing new is started."""
         self.tell(RunStopping(self.run_id, time.time(), running, grace))
 
-    def slots(self, dispatcher: Dispatcher, plan: Plan, workers: Callable[[], Sequence[Worker]]) -> None:
+    def slots(self, dispatcher: Dispatcher, workers: Callable[[], Sequence[Worker]]) -> None:
         """Supply and demand of slots, when they changed and the last look is a while ago."""
         if self.clock() - self._slots_at < self.slots_every:
             return
         self._slots_at = self.clock()
-        slots = tuple(SlotUse(*row) for row in dispatcher.slots(behind=plan.left))
+        slots = tuple(SlotUse(*row) for row in dispatcher.use_of_slots())
         if slots != self._slots:
             self._slots = slots
             self.tell(SlotsChanged(self.run_id, time.time(), slots, len(workers())))
+
+
+def _gaps(objectives: Floats, bounds: Floats) -> Floats:
+    """See relative_gap; NaN where either is not known."""
+    import numpy as np
+
+    known = np.isfinite(objectives) & np.isfinite(bounds)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gaps = np.abs(objectives - bounds) / np.abs(objectives)
+    return np.where(known, np.where(objectives == bounds, 0.0, gaps), np.nan)

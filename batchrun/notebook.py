@@ -28,6 +28,7 @@ from batchrun.render.account import (
     stage_accounts,
     state_color,
     stopped_line,
+    work_line,
 )
 from batchrun.render.pulse import Pulse
 from batchrun.render.running import MOST_RUNNING, running_html
@@ -214,12 +215,8 @@ def _counts(progress: Progress, now: float) -> str:
 
 
 def _chunks_line(report: RunReport) -> str:
-    attempts = report.attempts
-    return (
-        f"{chunks_line(report)};"
-        f" {count(len(attempts), 'attempt')} on {count(attempts['worker'].nunique(), 'worker')},"
-        f" {format_seconds(float(attempts['seconds'].sum()))} in all"
-    )
+    attempts = sum(report.counts.attempts.values())
+    return f"{chunks_line(report)}; {count(attempts, 'attempt')}, {work_line(report)}"
 
 
 def _stopped_html(report: RunReport) -> str:

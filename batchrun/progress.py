@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
 
 from batchrun.events import (
     AttemptEnded,
+    AttemptsSolved,
     ChunkCut,
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
     ChunksRecalled,
+    ChunksReturned,
+    ChunksSettled,
     Event,
     RetryScheduled,
     RunEnded,
@@ -59,6 +61,8 @@ class RunningLine:
     """The value of its best answer so far."""
     bound: float | None = None
     """The proven limit of what any answer can reach."""
+    others: int = 0
+    """Chunks that ride in the same task and have not ended either."""
 
     @property
     def gap(self) -> float | None:
@@ -66,9 +70,9 @@ class RunningLine:
         return relative_gap(self.objective, self.bound)
 
 
-@dataclass(frozen=True)
-class _AtWork:
-    """A chunk that is with a worker."""
+@dataclass(eq=False)
+class _Task:
+    """What a worker was given: one chunk, or short ones that ride together."""
 
     worker: str
     since: float
@@ -89,10 +93,13 @@ class Progress:
 
     Tell it each event in order. Times are the events' own, so that nothing here reads a clock.
 
+    >>> import numpy as np
     >>> progress = Progress()
     >>> progress.tell(RunStarted("r1", 0.0, "delays", ("delays",), 100, "", "this process"))
     >>> progress.tell(ChunksPlanned("r1", 0.0, chunks=4, rows=100))
-    >>> progress.tell(ChunkSettled("r1", 2.0, 0, Outcome.SUCCEEDED, rows=25, rows_out=1, seconds=1.9))
+    >>> first, rows, gap = np.array([0]), np.array([25]), np.array([np.nan])
+    >>> solved = (Outcome.SUCCEEDED,)
+    >>> progress.tell(ChunksSettled("r1", 2.0, first, solved, rows, rows_out=rows, seconds=gap, gaps=gap))
     >>> progress.share, progress.rows_per_second(2.0), progress.seconds_left(2.0)
     (0.25, 12.5, 6.0)
     """
@@ -151,7 +158,7 @@ class Progress:
     """The last event, once it is there."""
     notes: tuple[str, ...] = ()
     """What people should know about how the run is run."""
-    _at_work: dict[int, _AtWork] = field(default_factory=dict)
+    _at_work: dict[int, _Task] = field(default_factory=dict)
     _settled_at: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4_000))
 
@@ -181,15 +188,15 @@ class Progress:
         return self._at_work.keys()
 
     def running_lines(self, now: float, most: int) -> list[RunningLine]:
-        """The running chunks worth showing, *most* at most: those that have said something, then those that
-        have run for more than five seconds; the longest first of either."""
-        shown = [
-            (chunk, work)
-            for chunk, work in self._at_work.items()
-            if work.tells or now - work.since > PATIENCE
-        ]
-        shown.sort(key=lambda item: (not item[1].tells, item[1].since, item[0]))
-        return [_line(chunk, work, now) for chunk, work in shown[:most]]
+        """The running tasks worth showing, *most* at most: those that have said something, then those that
+        have run for more than five seconds; the longest first of either. Chunks that ride together share a
+        line."""
+        riders: dict[_Task, list[int]] = {}
+        for chunk, task in self._at_work.items():
+            riders.setdefault(task, []).append(chunk)
+        shown = [task for task in riders if task.tells or now - task.since > PATIENCE]
+        shown.sort(key=lambda task: (not task.tells, task.since, riders[task][0]))
+        return [_line(riders[task], task, now) for task in shown[:most]]
 
     @property
     def planned_in_full(self) -> bool:
@@ -265,13 +272,16 @@ class Progress:
     def _tell_of_chunk(self, event: Event) -> None:
         match event:
             case ChunksPlaced():
-                workers = event.workers or ("",) * len(event.chunks)
-                for chunk, worker in zip(event.chunks, workers, strict=True):
-                    self._at_work[chunk] = _AtWork(worker, event.at)
+                self._place(event)
+            case ChunksReturned():
+                self._leave(event.chunks)
             case ChunkReported():
                 self._report(event)
             case AttemptEnded():
                 self._count(event.attempt)
+            case AttemptsSolved():
+                self._leave(event.attempts.chunks.tolist())
+                self.attempts[Outcome.SUCCEEDED] += len(event.attempts)
             case RetryScheduled():
                 self.retries += 1
                 self.last_error = event.error
@@ -279,25 +289,42 @@ class Progress:
                 self._at_work.pop(event.chunk, None)
                 self.chunks_cut += 1
                 self.chunks_planned += len(event.parts) - 1
-            case ChunkSettled():
+            case ChunksSettled():
                 self._settle(event)
 
-    def _settle(self, event: ChunkSettled) -> None:
-        self.chunks_settled += 1
-        self.rows_settled += event.rows
-        self.outcomes[event.outcome] += 1
-        self._at_work.pop(event.chunk, None)
-        if event.outcome is Outcome.STOPPED_WITH_SOLUTION and event.gap is not None:
-            self.worst_gap = max(event.gap, self.worst_gap or 0.0)
+    def _place(self, event: ChunksPlaced) -> None:
+        first = 0
+        for size in event.packs or (1,) * len(event.chunks):
+            task = _Task(event.workers[first] if event.workers else "", event.at)
+            self._at_work.update(dict.fromkeys(event.chunks[first : first + size], task))
+            first += size
+
+    def _leave(self, chunks: Iterable[int]) -> None:
+        """These chunks are with no worker any more."""
+        for chunk in chunks:
+            self._at_work.pop(chunk, None)
+
+    def _settle(self, event: ChunksSettled) -> None:
+        outcomes = Counter(event.outcomes)
+        self.chunks_settled += len(event.chunks)
+        self.rows_settled += int(event.rows.sum())
+        self.outcomes.update(outcomes)
+        self._leave(event.chunks.tolist())
+        if outcomes[Outcome.STOPPED_WITH_SOLUTION]:
+            known = [
+                gap
+                for outcome, gap in zip(event.outcomes, event.gaps.tolist(), strict=True)
+                if outcome is Outcome.STOPPED_WITH_SOLUTION and not math.isnan(gap)
+            ]
+            if known:
+                self.worst_gap = max(self.worst_gap or 0.0, *known)
         self._sample(event.at)
 
     def _report(self, event: ChunkReported) -> None:
-        work, status = self._at_work.get(event.chunk), event.status
-        if work is not None:  # else it comes late: the attempt has ended
-            since = event.at - status.seconds
-            self._at_work[event.chunk] = replace(
-                work, worker=event.worker or work.worker, since=since, status=status
-            )
+        task, status = self._at_work.get(event.chunk), event.status
+        if task is not None:  # else it comes late: the attempt has ended
+            task.worker = event.worker or task.worker
+            task.since, task.status = event.at - status.seconds, status
         self._measure(status.peak_memory)
 
     def _count(self, attempt: Attempt) -> None:
@@ -321,18 +348,22 @@ class Progress:
             self._samples.append((at, self.rows_settled))
 
 
-def _line(chunk: int, work: _AtWork, now: float) -> RunningLine:
-    line, status = RunningLine(chunk, work.worker, max(0.0, now - work.since)), work.status
+def _line(riders: Sequence[int], task: _Task, now: float) -> RunningLine:
+    seconds, others = max(0.0, now - task.since), len(riders) - 1
+    status = task.status
     if status is None:
-        return line
-    return replace(
-        line,
+        return RunningLine(riders[0], task.worker, seconds, others=others)
+    return RunningLine(
+        chunk=riders[0] if status.chunk is None else status.chunk,
+        worker=task.worker,
+        seconds=seconds,
         stage=status.stage,
         share=status.share,
         message=status.message,
         memory=status.memory,
         objective=status.objective,
         bound=status.bound,
+        others=others,
     )
 
 

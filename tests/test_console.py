@@ -18,10 +18,8 @@ from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, console, 
 from batchrun.events import (
     ChunkCut,
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
-    ChunksRecalled,
     Event,
     RunEnded,
     RunStarted,
@@ -34,6 +32,7 @@ from batchrun.render.pulse import Pulse
 from batchrun.status import TaskStatus
 from batchrun.store.live import LiveState, LiveWorker, RunningChunk, WaitingChunks
 from tests.stopped_run import stopped_run
+from tests.told import chunk_settled, chunks_recalled
 
 
 def events(rows: int = 1_000, chunks: int = 10, seconds_each: float = 1.0) -> list[Event]:
@@ -46,7 +45,7 @@ def events(rows: int = 1_000, chunks: int = 10, seconds_each: float = 1.0) -> li
     ]
     for chunk in range(chunks):
         outcome = Outcome.FAILED if chunk == 2 else Outcome.SUCCEEDED
-        happened.append(ChunkSettled("r1", (chunk + 1) * seconds_each, chunk, outcome, each, 1, seconds_each))
+        happened.append(chunk_settled("r1", (chunk + 1) * seconds_each, chunk, outcome, each, seconds_each))
     end = chunks * seconds_each
     return [*happened, RunEnded("r1", end, RunState.PARTIAL, rows, rows - each, each, 0, end)]
 
@@ -150,7 +149,7 @@ def test_a_log_says_once_what_was_solved_before_and_what_a_request_to_stop_does(
     with console.ConsoleProgress(console=shown, clock=lambda: 0.0) as progress:
         progress(events()[0])
         progress(ChunksPlanned("r1", 0.0, chunks=10, rows=1_000, settled=1, settled_rows=100))
-        progress(ChunksRecalled("r1", 0.0, (0,), (Outcome.SUCCEEDED,), (100,)))
+        progress(chunks_recalled("r1", 0.0, succeeded={0: 100}))
         progress(ChunksPlaced("r1", 0.0, (1, 2), ("w-0", "w-1")))
         progress(RunStopping("r1", 1.0, running=2, grace=5.0))
     assert "run r1: goes on; 100 of 1,000 rows in 1 chunk were solved before\n" in text_of(shown)
@@ -194,6 +193,21 @@ def test_the_live_block_shows_running_chunks_with_what_they_say_in_eighty_column
     assert max(map(len, lines)) <= 80
 
 
+def test_the_live_block_shows_a_pack_that_takes_long_as_one_line():
+    shown = screen(terminal=True)
+    progress = console.ConsoleProgress(console=shown, clock=lambda: 60.0)
+    workers = ("standard-0",) * 1_200
+    for event in [*events()[:3], ChunksPlaced("r1", 0.0, tuple(range(1_200)), workers, (1_000, 200))]:
+        progress(event)
+    shown.print(progress._draw())
+    lines = [line.rstrip() for line in text_of(shown).splitlines() if line.startswith("chunk ")]
+    assert lines == [
+        "chunk 0 and 999 more on standard-0      1 min",
+        "chunk 1,000 and 199 more on standard-0  1 min",
+    ]
+    assert "1,200 chunks running" in text_of(shown)
+
+
 def test_a_log_tells_a_new_message_of_a_chunk_at_most_every_ten_seconds():
     shown = screen(terminal=False)
     with console.ConsoleProgress(console=shown, clock=lambda: 0.0, log_every=1e9) as progress:
@@ -227,7 +241,7 @@ def test_solves_that_were_stopped_are_counted_apart_with_their_worst_gap():
         progress(events()[0])
         progress(ChunkCut("r1", 1.0, 3, (10, 11), (50, 50)))
         for chunk, gap in ((0, 0.041), (1, 0.01), (2, None)):
-            progress(ChunkSettled("r1", 2.0, chunk, stopped, 10, 10, 1.0, gap))
+            progress(chunk_settled("r1", 2.0, chunk, stopped, 10, gap=gap))
         drawn = screen(terminal=False, width=120)
         drawn.print(progress._draw())
         progress(RunEnded("r1", 10.0, RunState.SUCCEEDED, 1_000, 1_000, 0, 0, 10.0))

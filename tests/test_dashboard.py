@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from bokeh.document import Document
+from bokeh.protocol import Protocol
 
 from batchrun.dashboard import panels
 from batchrun.dashboard.board import Board, Throughput
@@ -21,7 +22,6 @@ from batchrun.dashboard.message import (
     CUT,
     RUNNING,
     WAITING,
-    ChunkChange,
     ChunkColumns,
     FailureLine,
     Message,
@@ -32,12 +32,14 @@ from batchrun.dashboard.page import Page
 from batchrun.dashboard.publisher import Publisher
 from batchrun.events import (
     AttemptEnded,
+    AttemptsSolved,
     ChunkCut,
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
     ChunksRecalled,
+    ChunksReturned,
+    ChunksSettled,
     RunEnded,
     RunStarted,
     SlotsChanged,
@@ -46,6 +48,7 @@ from batchrun.events import (
 from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
 from batchrun.progress import RunningLine
 from batchrun.status import TaskStatus
+from tests.told import chunk_settled, chunks_recalled, solved_attempts
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -59,7 +62,7 @@ def attempt(chunk, outcome=Outcome.SUCCEEDED, stage="solve", error=None):
 
 
 def settled(chunk, outcome=Outcome.SUCCEEDED, rows=10, seconds=1.5):
-    return ChunkSettled("r", 101.0, chunk, outcome, rows, rows, seconds)
+    return chunk_settled("r", 101.0, chunk, outcome, rows, seconds)
 
 
 def reported(chunk, text="", **status):
@@ -80,6 +83,33 @@ def told(*events):
     return board
 
 
+def packed(changes):
+    """Columns of a message: code, rows and seconds by chunk."""
+    values = list(changes.values())
+    codes, rows, seconds = zip(*values, strict=True) if values else ((), (), ())
+    return ChunkColumns(
+        np.array(list(changes), np.int64),
+        np.array(codes, np.uint8),
+        np.array(rows, np.int64),
+        np.array(seconds, np.float32),
+    ).pack()
+
+
+def all_succeeded(chunks):
+    """The same for chunks that succeeded alike."""
+    columns = (
+        np.full(len(chunks), 2, np.uint8),
+        np.full(len(chunks), 10),
+        np.full(len(chunks), 0.1, np.float32),
+    )
+    return ChunkColumns(chunks, *columns).pack()
+
+
+def size(values):
+    """Bytes of the columns of a message."""
+    return sum(map(len, values["changed"].values()))
+
+
 def message(run_id="r", **changes):
     fields = {"at": 101.0, "started": 100.0, "rows_in": 1_000, "pipeline": "delays"} | changes
     return Message(run_id, **fields)
@@ -89,7 +119,7 @@ class TestMessages:
     def test_a_message_survives_the_way_through_msgpack(self):
         msgpack = pytest.importorskip("msgpack")
         line = FailureLine("ValueError", "no", "solve", "failed", 3, (7, 8))
-        changed = ChunkColumns.pack({3: ChunkChange(code_of(Outcome.FAILED), 10, 1.5)})
+        changed = packed({3: (code_of(Outcome.FAILED), 10, 1.5)})
         first = message(
             running=(RunningLine(3, "w", 1.5, "solve", 0.5, "node 7", 2**30, 10.0, 9.0),),
             cuts=pack_cuts({3: (8, 9)}),
@@ -104,12 +134,25 @@ class TestMessages:
         assert Message.from_dict(message().as_dict() | {"colour": "blue"}) == message()
 
     def test_columns_come_back_as_they_were_packed(self):
-        changes = {5: ChunkChange(RUNNING), 2**33: ChunkChange(code_of(Outcome.SUCCEEDED), 2**40, 0.5)}
-        columns = ChunkColumns.unpack(ChunkColumns.pack(changes))
-        assert columns.chunks.tolist() == [5, 2**33]
-        assert columns.codes.tolist() == [RUNNING, code_of(Outcome.SUCCEEDED)]
-        assert columns.rows.tolist() == [0, 2**40]
-        assert columns.seconds.tolist() == [0.0, 0.5]
+        changes = {
+            5: (RUNNING, 0, 0.0),
+            2**33: (code_of(Outcome.SUCCEEDED), 2**40, 0.5),
+            7: (WAITING, 0, 0.0),
+        }
+        columns = ChunkColumns.unpack(packed(changes))
+        assert columns.chunks.tolist() == [5, 2**33, 7]
+        assert columns.codes.tolist() == [RUNNING, code_of(Outcome.SUCCEEDED), WAITING]
+        assert columns.rows.tolist() == [0, 2**40, 0]
+        assert columns.seconds.tolist() == [0.0, 0.5, 0.0]
+
+    def test_seconds_come_back_to_within_half_a_percent_from_microseconds_to_years(self):
+        seconds = np.geomspace(1e-6, 1e9, 1_000)
+        changes = {number: (2, 1, each) for number, each in enumerate(seconds)}
+        assert ChunkColumns.unpack(packed(changes)).seconds == pytest.approx(seconds, rel=0.005)
+
+    def test_a_message_without_chunks_has_empty_columns(self):
+        for nothing in ({}, packed({})):
+            assert len(ChunkColumns.unpack(nothing).chunks) == len(ChunkColumns.unpack(nothing).seconds) == 0
 
     def test_every_code_has_a_label_a_colour_and_a_sign(self):
         assert len(LABELS) == len(COLORS) == len(SYMBOLS) == len(Outcome) + 2
@@ -140,7 +183,71 @@ class TestPublisher:
             publisher(settled(chunk))
         publisher(ended())
         assert len(sent) <= 3 + (time.monotonic() - begun) / 0.25
-        assert sum(len(column) for each in sent for column in each["changed"].values()) <= 10_000 * 24
+        assert sum(map(size, sent)) <= 10_000
+
+    def test_a_million_chunks_in_packs_make_small_messages_and_few_bytes_each(self):
+        sent, chunks, each = [], 1_000_000, 500
+        rng = np.random.default_rng(7)
+        order, rows, seconds = (
+            rng.permutation(chunks),
+            rng.integers(1, 1_000, chunks),
+            rng.exponential(1e-3, chunks),
+        )
+        unknown = np.full(each, np.nan)
+        begun = time.monotonic()
+        publisher = Publisher(sent.append, interval=0.25)
+        publisher(started(rows=int(rows.sum())))
+        publisher(ChunksPlanned("r", 100.0, chunks, int(rows.sum())))
+        for first in range(0, chunks, each):
+            pack = order[first : first + each]
+            publisher(ChunksPlaced("r", 100.0, tuple(pack.tolist()), ("w",) * each, (each,)))
+            solved = replace(solved_attempts(range(each)), chunks=pack)
+            publisher(AttemptsSolved("r", 100.0, solved))
+            outcomes = (Outcome.SUCCEEDED,) * each
+            publisher(
+                ChunksSettled("r", 101.0, pack, outcomes, rows[pack], rows[pack], seconds[pack], unknown)
+            )
+        publisher(ended())
+        # What was told while chunks were settled, and then no more than it takes to tell of each of them.
+        assert len(sent) <= 3 + (time.monotonic() - begun) / 0.25 + chunks / 32_768
+        assert max(map(size, sent)) <= 200_000
+        assert sum(map(size, sent)) <= 8 * chunks
+        board = Board()
+        for values in sent:
+            board.take(values)
+        view = board.get("r")
+        assert view.counts[code_of(Outcome.SUCCEEDED)] == chunks
+        assert (view.rows == rows).all()
+        assert sum(column.nbytes for column in (view.codes, view.rows, view.seconds)) <= 13 * chunks
+
+    def test_a_million_chunks_of_an_earlier_session_are_told_in_messages_of_bounded_size(self):
+        sent, chunks = [], 1_000_000
+        publisher = Publisher(sent.append, interval=0.01)
+        publisher(started())
+        publisher(ChunksPlanned("r", 100.0, chunks, 10 * chunks, chunks, 10 * chunks))
+        outcomes = (Outcome.SUCCEEDED,) * chunks
+        publisher(ChunksRecalled("r", 100.0, np.arange(chunks), outcomes, np.full(chunks, 10)))
+        publisher(ended())
+        assert max(map(size, sent)) <= 10_000
+        board = Board()
+        for values in sent:
+            board.take(values)
+        assert board.get("r").counts[code_of(Outcome.SUCCEEDED)] == chunks
+
+    def test_what_does_not_fit_in_a_message_follows_without_another_event(self):
+        board, done = Board(), threading.Event()
+
+        def publish(values):
+            board.take(values)
+            if board.get("r").counts[code_of(Outcome.SUCCEEDED)] == 100_000:
+                done.set()
+
+        publisher = Publisher(publish, interval=0.01, heartbeat=60.0)
+        publisher(started())
+        publisher(ChunksPlanned("r", 100.0, 100_000, 100_000))
+        publisher(chunks_recalled("r", 100.0, succeeded=dict.fromkeys(range(100_000), 1)))
+        assert done.wait(10)
+        publisher.close()
 
     def test_what_is_told_late_is_sent_without_another_event(self):
         sent = []
@@ -204,6 +311,27 @@ class TestPublisher:
         after = (attempt(0, stage="clean"), attempt(1, Outcome.FAILED), attempt(2))
         assert told(*placed, *after).get("r").codes.tolist() == [WAITING, WAITING, RUNNING, WAITING]
 
+    def test_chunks_of_a_pack_wait_after_all_stages_but_the_last_and_when_they_are_taken_back(self):
+        placed = (
+            started(),
+            ChunksPlanned("r", 100.0, 6, 60),
+            ChunksPlaced("r", 100.0, tuple(range(6)), ("w",) * 6, (2, 2, 2)),
+        )
+        after = (
+            AttemptsSolved("r", 101.0, solved_attempts(range(2), "clean")),
+            AttemptsSolved("r", 101.0, solved_attempts(range(2, 4), "solve")),
+            ChunksReturned("r", 101.0, (5,)),
+        )
+        view = told(*placed, *after).get("r")
+        assert view.codes.tolist() == [WAITING, WAITING, RUNNING, RUNNING, RUNNING, WAITING]
+        assert view.message.attempts == {"succeeded": 4}
+
+    def test_a_settled_chunk_does_not_go_back_to_waiting_when_a_later_try_ends(self):
+        view = told(
+            started(), ChunksPlanned("r", 100.0, 1, 10), settled(0), attempt(0, Outcome.CANCELLED)
+        ).get("r")
+        assert view.codes.tolist() == [code_of(Outcome.SUCCEEDED)]
+
     def test_what_many_running_chunks_say_is_told_once_a_second_and_in_small_messages(self):
         sent = []
         publisher = Publisher(sent.append, interval=0.01, heartbeat=60.0)
@@ -250,17 +378,29 @@ class TestPublisher:
 
 class TestBoard:
     def test_chunks_of_an_earlier_session_keep_their_colours(self):
-        recalled = ChunksRecalled("r", 100.0, (0, 2), (Outcome.SUCCEEDED, Outcome.FAILED), (10, 10))
+        recalled = chunks_recalled("r", 100.0, succeeded={0: 10}, failed={2: 10})
         view = told(started(), ChunksPlanned("r", 100.0, 3, 30, 2, 20), recalled).get("r")
         assert view.codes.tolist() == [code_of(Outcome.SUCCEEDED), WAITING, code_of(Outcome.FAILED)]
         assert view.rows.tolist() == [10, 0, 10]
         assert view.message.settled == 0
 
-    def test_a_settled_chunk_does_not_go_back_to_waiting(self):
+    def test_a_new_session_of_a_run_begins_with_what_it_tells_itself(self):
+        failed, solved = code_of(Outcome.FAILED), code_of(Outcome.SUCCEEDED)
         board = Board()
-        board.take(message(chunks_planned=1, changed=ChunkColumns.pack({0: ChunkChange(4, 1, 1)})).as_dict())
-        board.take(message(chunks_planned=1, changed=ChunkColumns.pack({0: ChunkChange(WAITING)})).as_dict())
-        assert board.get("r").codes.tolist() == [4]
+        before = packed({0: (solved, 10, 1.0), 1: (failed, 10, 1.0), 2: (RUNNING, 0, 0.0)})
+        board.take(message(chunks_planned=3, changed=before, chunks={"succeeded": 1, "failed": 1}).as_dict())
+        version = board.get("r").version
+        changes = {
+            "started": 200.0,
+            "at": 201.0,
+            "chunks_planned": 3,
+            "changed": packed({0: (solved, 10, 0.0)}),
+        }
+        board.take(message(**changes).as_dict())
+        view = board.get("r")
+        assert view.codes.tolist() == [solved, WAITING, WAITING]
+        assert view.version > version
+        assert view.throughput.rates()[1].sum() == 0
 
     def test_parts_take_the_place_of_the_chunk_that_was_cut(self):
         view = told(
@@ -300,7 +440,7 @@ class TestBoard:
         assert board.get("r").order.tolist() == [2, 3, 1]
 
     def test_chunks_of_an_earlier_session_are_numbered_beyond_those_that_count(self):
-        recalled = ChunksRecalled("r", 100.0, (0, 4), (Outcome.SUCCEEDED, Outcome.SUCCEEDED), (10, 5))
+        recalled = chunks_recalled("r", 100.0, succeeded={0: 10, 4: 5})
         view = told(
             started(),
             ChunkCut("r", 100.0, 1, (3, 4), (5, 5)),
@@ -326,7 +466,7 @@ class TestBoard:
 
     def test_a_chunk_that_was_never_planned_takes_no_memory(self):
         board = Board()
-        changed = ChunkColumns.pack({2**40: ChunkChange(RUNNING)})
+        changed = packed({2**40: (RUNNING, 0, 0.0)})
         board.take(message(chunks_planned=3, changed=changed).as_dict())
         assert board.get("r").codes.tolist() == [WAITING] * 3
 
@@ -374,7 +514,7 @@ class TestBoard:
         assert board.get("r").seconds_left(time.time()) is None
 
     def test_a_hundred_thousand_chunks_are_taken_in_quickly(self):
-        changes = ChunkColumns.pack({n: ChunkChange(2, 10, 1.0) for n in range(100_000)})
+        changes = packed(dict.fromkeys(range(100_000), (2, 10, 1.0)))
         values = message(chunks_planned=100_000, changed=changes).as_dict()
         board = Board()
         begun = time.process_time()
@@ -401,8 +541,8 @@ class TestThroughput:
 class TestChunkMap:
     def view(self, *codes):
         board = Board()
-        changes = {n: ChunkChange(code, 10, 1.0) for n, code in enumerate(codes)}
-        board.take(message(chunks_planned=len(codes), changed=ChunkColumns.pack(changes)).as_dict())
+        changes = {n: (code, 10, 1.0) for n, code in enumerate(codes)}
+        board.take(message(chunks_planned=len(codes), changed=packed(changes)).as_dict())
         return board.get("r")
 
     def test_a_cell_is_a_chunk_where_they_fit(self):
@@ -418,9 +558,9 @@ class TestChunkMap:
         assert cells.alpha.tolist() == pytest.approx([1.0, 0.65, 1.0, 1.0])
 
     @pytest.mark.parametrize("chunks", [10, 1_000, 100_000])
-    def test_the_map_has_ten_thousand_cells_at_most_and_counts_every_chunk(self, chunks):
+    def test_the_map_has_four_thousand_cells_at_most_and_counts_every_chunk(self, chunks):
         cells = cells_of(self.view(*[2] * chunks))
-        assert len(cells) <= 10_000
+        assert len(cells) <= 4_000
         assert cells.settled.sum() == chunks
         assert cells.rows.sum() == 10 * chunks
 
@@ -432,12 +572,34 @@ class TestChunkMap:
         document, sent = Document(), []
         document.add_root(shown.figure)
         document.on_change(sent.append)
-        changed = ChunkColumns.pack({7: ChunkChange(4, 10, 1.0), 8: ChunkChange(RUNNING)})
+        changed = packed({7: (4, 10, 1.0), 8: (RUNNING, 0, 0.0)})
         board.take(message(chunks_planned=1_000, changed=changed).as_dict())
         shown.update(board.get("r"))
         shown.update(board.get("r"))
         (patch,) = sent
         assert [number for number, _ in patch.patches["code"]] == [7, 8]
+
+    def test_a_million_chunks_that_change_all_over_the_map_are_a_patch_of_small_columns(self):
+        board, chunks = Board(), 1_000_000
+        order = np.random.default_rng(5).permutation(chunks)
+        board.take(message(chunks_planned=chunks).as_dict())
+        shown = ChunkMap()
+        shown.update(board.get("r"))
+        document, sent = Document(), []
+        document.add_root(shown.figure)
+        document.on_change(sent.append)
+        board.take(message(chunks_planned=chunks, changed=all_succeeded(np.sort(order[:20_000]))).as_dict())
+        shown.update(board.get("r"))
+        (patch,) = sent
+        assert set(patch.patches) == {"code", "alpha", "condition", "facts"}
+        parts = Protocol().create("PATCH-DOC", sent)
+        assert len(parts.content_json) + sum(len(part.to_bytes()) for part in parts.buffers) < 350_000
+
+    def test_two_tabs_can_show_the_same_run(self):
+        for _ in range(2):
+            shown = ChunkMap()
+            shown.update(self.view(2, RUNNING))
+            Document().add_root(shown.figure)
 
 
 class _Tags(HTMLParser):

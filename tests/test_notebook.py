@@ -14,9 +14,9 @@ import pytest
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
 from batchrun.events import (
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
+    ChunksSettled,
     RunEnded,
     RunStarted,
     RunStopping,
@@ -28,6 +28,7 @@ from batchrun.outcome import ErrorRecord, Outcome, RunState
 from batchrun.progress import Progress
 from batchrun.status import TaskStatus
 from tests.stopped_run import stopped_run
+from tests.told import chunk_settled
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -73,8 +74,8 @@ def start(rows: int = 1_000, *, pipeline: str = "delays", dashboard: str = "") -
     return RunStarted("r1", 0.0, pipeline, ("delays",), rows, "runs/r1", "two workers", dashboard)
 
 
-def settled(chunk: int, at: float) -> ChunkSettled:
-    return ChunkSettled("r1", at, chunk, Outcome.SUCCEEDED, 10, 1, 0.1)
+def settled(chunk: int, at: float) -> ChunksSettled:
+    return chunk_settled("r1", at, chunk, Outcome.SUCCEEDED, 10)
 
 
 def test_one_display_is_updated_four_times_a_second_at_most():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from batchrun.events import (
     AttemptEnded,
+    AttemptsSolved,
     ChunkCut,
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
-    ChunksRecalled,
+    ChunksReturned,
+    ChunksSettled,
     RetryScheduled,
     RunEnded,
     RunStarted,
@@ -23,6 +25,7 @@ from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
 from batchrun.progress import Progress
 from batchrun.render.wording import describe_slot, describe_stop, describe_time
 from batchrun.status import TaskStatus
+from tests.told import chunk_settled, chunks_recalled, solved_attempts
 
 ERROR = ErrorRecord("ValueError", "no due date")
 
@@ -31,8 +34,8 @@ def started(rows: int = 1_000, at: float = 100.0) -> RunStarted:
     return RunStarted("r1", at, "delays", ("clean", "solve"), rows, "runs/r1", "two workers")
 
 
-def settled(chunk: int, at: float, rows: int = 100, outcome: Outcome = Outcome.SUCCEEDED) -> ChunkSettled:
-    return ChunkSettled("r1", at, chunk, outcome, rows, 1, 0.5)
+def settled(chunk: int, at: float, rows: int = 100, outcome: Outcome = Outcome.SUCCEEDED) -> ChunksSettled:
+    return chunk_settled("r1", at, chunk, outcome, rows)
 
 
 def placed(*chunks: int) -> ChunksPlaced:
@@ -175,7 +178,7 @@ def test_chunks_of_earlier_sessions_are_known_apart():
     progress = told(
         started(),
         ChunksPlanned("r1", 100, chunks=10, rows=1_000, settled=2, settled_rows=200),
-        ChunksRecalled("r1", 100, (0, 1), (Outcome.SUCCEEDED, Outcome.SUCCEEDED), (100, 100)),
+        chunks_recalled("r1", 100, succeeded={0: 100, 1: 100}),
         settled(2, 101),
     )
     assert progress.chunks_recalled == 2
@@ -273,9 +276,10 @@ def test_the_worst_gap_the_most_memory_and_the_decisions_of_a_session_are_kept()
     stopped = Outcome.STOPPED_WITH_SOLUTION
     progress = told(
         started(),
-        ChunkSettled("r1", 101, 0, stopped, 10, 10, 1.0, 0.01),
-        ChunkSettled("r1", 102, 1, stopped, 10, 10, 1.0, 0.04),
-        ChunkSettled("r1", 103, 2, Outcome.SUCCEEDED, 10, 10, 1.0, 0.5),
+        chunk_settled("r1", 101, 0, stopped, 10, gap=0.01),
+        chunk_settled("r1", 102, 1, stopped, 10, gap=0.04),
+        chunk_settled("r1", 102, 5, stopped, 10),
+        chunk_settled("r1", 103, 2, Outcome.SUCCEEDED, 10, gap=0.5),
         reported(3, 104, peak_memory=7),
         AttemptEnded(
             "r1",
@@ -286,3 +290,54 @@ def test_the_worst_gap_the_most_memory_and_the_decisions_of_a_session_are_kept()
     assert progress.worst_gap == 0.04
     assert progress.peak_memory == 9
     assert progress.decisions["cut"] == 1
+
+
+def test_chunks_that_settle_together_count_like_those_that_settle_one_by_one():
+    ended = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.SUCCEEDED)
+    rows = np.array([100, 200, 300])
+    unknown = np.full(3, np.nan)
+    together = ChunksSettled("r1", 102, np.arange(3), ended, rows, rows, unknown, unknown)
+    progress = told(started(), placed(0, 1, 2, 3), together)
+    assert (progress.rows_settled, progress.chunks_settled, progress.unsolved) == (600, 3, 1)
+    assert progress.running == {3}
+    assert progress.rows_per_second(102) == pytest.approx(300)
+
+
+def pack(chunks: range) -> ChunksPlaced:
+    return ChunksPlaced("r1", 100, tuple(chunks), ("w-0",) * len(chunks), (len(chunks),))
+
+
+def test_chunks_of_a_pack_run_until_its_attempts_are_told_together():
+    progress = told(started(), pack(range(500)), placed(500))
+    assert len(progress.running) == 501
+    progress.tell(AttemptsSolved("r1", 101, solved_attempts(range(500))))
+    assert progress.running == {500}
+    assert progress.attempts[Outcome.SUCCEEDED] == 500
+
+
+def test_a_pack_that_takes_long_is_one_line_with_the_chunk_that_it_is_at():
+    progress = told(started(), pack(range(500)), pack(range(500, 700)), placed(700, 701))
+    assert [(line.chunk, line.others) for line in progress.running_lines(106, most=9)] == [
+        (0, 499),
+        (500, 199),
+        (700, 0),
+        (701, 0),
+    ]
+    status = TaskStatus("k", "solve", 1.0, message="node 7", chunk=17)
+    progress.tell(ChunkReported("r1", 107, 17, "w-0", status))
+    (line,) = progress.running_lines(107, most=1)
+    assert (line.chunk, line.others, line.message) == (17, 499, "node 7")
+
+
+def test_chunks_of_a_pack_that_were_taken_back_do_not_run():
+    progress = told(started(), pack(range(5)), ChunksReturned("r1", 101, (2, 3, 4)))
+    assert progress.running == {0, 1}
+    assert [(line.chunk, line.others) for line in progress.running_lines(106, most=9)] == [(0, 1)]
+
+
+def test_what_is_kept_of_a_run_of_packs_does_not_grow_with_its_chunks():
+    progress = told(started())
+    for first in range(0, 100_000, 500):
+        progress.tell(pack(range(first, first + 500)))
+        progress.tell(AttemptsSolved("r1", 101, solved_attempts(range(first, first + 500))))
+    assert len(progress._at_work) == 0

@@ -8,7 +8,16 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, Range1d
+from bokeh.models import (
+    AllIndices,
+    CDSView,
+    ColumnDataSource,
+    GlyphRenderer,
+    HoverTool,
+    IndexFilter,
+    LinearColorMapper,
+    Range1d,
+)
 from bokeh.plotting import figure
 
 from batchrun.dashboard.board import RunView
@@ -25,13 +34,13 @@ COLORS: Final = ("#dfe4ea", "#a6d0f2", *(outcome.color for outcome in Outcome))
 SYMBOLS: Final = ("", "▸", *(outcome.symbol for outcome in Outcome))
 """The sign of each code, for those who cannot tell the colours apart."""
 
-_MOST_CELLS: Final = 10_000
+_MOST_CELLS: Final = 4_000
 _SYMBOLS_UP_TO: Final = 250
 _NUMBERS_UP_TO: Final = 60
 _ROUND: Final = 2
 _ROUND_UP_TO: Final = 1_500
 _ASPECT: Final = 4.2
-_REDRAW_FROM: Final = 2_000
+_ALL_AT_ONCE_FROM: Final = 500
 
 _MILD_TO_BAD: Final = np.array(
     [
@@ -97,23 +106,21 @@ def cells_of(view: RunView, most: int = _MOST_CELLS) -> Cells:
 
     Parts of a chunk that was cut stand in its place.
     """
-    order = view.order
-    codes, rows, seconds = view.codes[order], view.rows[order], view.seconds[order]
-    chunks = len(order)
-    size = max(1, math.ceil(chunks / most))
-    if size == 1:
-        return Cells(1, order, codes, (codes > RUNNING).astype(np.int64), rows, seconds.astype(np.float64))
-    count = math.ceil(chunks / size)
-
-    def fold(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        folded = np.zeros(count * size, column.dtype)
-        folded[:chunks] = column
-        return folded.reshape(count, size)
-
-    worst = fold(_BADNESS[codes]).max(axis=1)
-    settled = fold(codes > RUNNING).sum(axis=1)
-    taken = fold(seconds).sum(axis=1, dtype=np.float64)
-    return Cells(size, order, _MILD_TO_BAD[worst], settled, fold(rows).sum(axis=1), taken)
+    order, codes, rows, seconds = view.order, view.codes, view.rows, view.seconds
+    if len(order) < len(codes):  # else they stand as they are numbered, and a million need not be copied
+        codes, rows, seconds = codes[order], rows[order], seconds[order]
+    size = max(1, math.ceil(len(order) / most))
+    firsts = np.arange(0, len(order), size)
+    if not len(firsts):
+        return _NO_CELLS
+    return Cells(
+        size,
+        order,
+        _MILD_TO_BAD[np.maximum.reduceat(_BADNESS[codes], firsts)],
+        np.add.reduceat(codes > RUNNING, firsts, dtype=np.int64),
+        np.add.reduceat(rows, firsts),
+        np.add.reduceat(seconds, firsts, dtype=np.float64),
+    )
 
 
 class ChunkMap:
@@ -154,11 +161,16 @@ class ChunkMap:
             border_radius=_ROUND,
         )
         ink = {"text_align": "center", "text_baseline": "middle", "text_color": "ink"}
-        self.figure.text("x", "y", text="symbol", text_font_size="14px", source=self._source, **ink)
+        self._symbols = self._text("x", "y", text="symbol", text_font_size="14px", **ink)
         number = {"text_color": "ink", "text_alpha": 0.75, "text_font_size": "10px", "text_baseline": "top"}
-        self.figure.text("left", "top", text="number", x_offset=5, y_offset=4, source=self._source, **number)
-        tooltips = "<div style='font: 13px Helvetica, Arial, sans-serif'><b>@label</b><br>@facts</div>"
+        self._numbers = self._text("left", "top", text="number", x_offset=5, y_offset=4, **number)
+        tooltips = (
+            "<div style='font: 13px Helvetica, Arial, sans-serif'><b>@name · @condition</b><br>@facts</div>"
+        )
         self.figure.add_tools(HoverTool(renderers=[self._tiles], tooltips=tooltips))
+
+    def _text(self, x: str, y: str, **looks: Any) -> GlyphRenderer:
+        return self.figure.text(x, y, source=self._source, view=CDSView(filter=IndexFilter([])), **looks)
 
     def update(self, view: RunView) -> None:
         """Show *view*, which may be another run than before."""
@@ -166,18 +178,14 @@ class ChunkMap:
         if (message.run_id, view.version) == (self._run_id, self._version):
             return
         cells, before = cells_of(view), self._cells
-        same = (
-            before is not None
-            and self._run_id == message.run_id
-            and np.array_equal(before.numbers, cells.numbers)
-        )
         self._cells, self._run_id, self._version = cells, message.run_id, view.version
-        if before is None or not same:
+        if before is None or before.numbers is not cells.numbers:
             self._lay_out(cells)
             return
         changed = cells.changed_since(before)
-        if len(changed) >= _REDRAW_FROM:
-            self._lay_out(cells)
+        if len(changed) >= _ALL_AT_ONCE_FROM:
+            every = _condition(cells, np.arange(len(cells)))
+            self._source.patch({name: [(slice(len(cells)), values)] for name, values in every.items()})
         elif len(changed):
             fresh = _condition(cells, changed)
             self._source.patch(
@@ -189,6 +197,9 @@ class ChunkMap:
         self.figure.x_range.end = across
         self.figure.y_range.start = max(1, math.ceil(len(cells) / across))
         self._tiles.glyph.border_radius = _ROUND if len(cells) <= _ROUND_UP_TO else 0
+        # A browser draws texts one by one, empty ones too.
+        for texts, most in ((self._symbols, _SYMBOLS_UP_TO), (self._numbers, _NUMBERS_UP_TO)):
+            texts.view.filter = AllIndices() if len(cells) <= most else IndexFilter([])
         self._source.data = _columns(cells, across)
 
 
@@ -218,38 +229,47 @@ def _columns(cells: Cells, across: int) -> dict[str, Any]:
     """All columns of the data source, for *across* cells in a line."""
     number = np.arange(len(cells))
     left, top = number % across, number // across
-    numbered = len(cells) <= _NUMBERS_UP_TO
+    blank = [""] * len(cells)
     return {
         "x": left + 0.5,
         "y": top + 0.5,
         "left": left + 0.04,
         "top": top + 0.05,
-        "number": list(map(str, cells.numbers.tolist())) if numbered else [""] * len(cells),
+        "number": list(map(str, cells.numbers.tolist())) if len(cells) <= _NUMBERS_UP_TO else blank,
+        "name": [_name(cells, number) for number in range(len(cells))],
+        "symbol": blank,
+        "ink": blank,
         **_condition(cells, number),
     }
 
 
-def _condition(cells: Cells, numbers: npt.NDArray[np.int64]) -> dict[str, list[Any]]:
+def _condition(cells: Cells, numbers: npt.NDArray[np.int64]) -> dict[str, Any]:
     """The columns that change while the run goes on, of the cells of these *numbers*."""
     codes = cells.code[numbers].tolist()
-    signed = len(cells) <= _SYMBOLS_UP_TO
-    return {
-        "code": codes,
-        "alpha": cells.alpha[numbers].tolist(),
-        "symbol": [SYMBOLS[code] if signed else "" for code in codes],
-        "ink": ["#ffffff" if code > RUNNING else "#45566a" for code in codes],
-        "label": [_label(cells, number, code) for number, code in zip(numbers.tolist(), codes, strict=True)],
+    columns: dict[str, Any] = {
+        "code": cells.code[numbers],
+        "alpha": cells.alpha[numbers],
+        "condition": [_told(cells, at, code) for at, code in zip(numbers.tolist(), codes, strict=True)],
         "facts": [_facts(cells, number) for number in numbers.tolist()],
     }
+    if len(cells) <= _SYMBOLS_UP_TO:
+        columns["symbol"] = [SYMBOLS[code] for code in codes]
+        columns["ink"] = ["#ffffff" if code > RUNNING else "#45566a" for code in codes]
+    return columns
 
 
-def _label(cells: Cells, number: int, code: int) -> str:
+def _name(cells: Cells, number: int) -> str:
     if cells.size == 1:
-        return f"chunk {cells.numbers[number]} · {LABELS[code]}"
+        return f"chunk {cells.numbers[number]}"
     first = number * cells.size
     last = min(first + cells.size, cells.chunks) - 1
-    span = f"{cells.numbers[first]:,} to {cells.numbers[last]:,}"
-    return f"chunks {span} · {cells.settled[number]} settled, worst: {LABELS[code]}"
+    return f"chunks {cells.numbers[first]:,} to {cells.numbers[last]:,}"
+
+
+def _told(cells: Cells, number: int, code: int) -> str:
+    if cells.size == 1:
+        return LABELS[code]
+    return f"{cells.settled[number]:,} settled, worst: {LABELS[code]}"
 
 
 def _facts(cells: Cells, number: int) -> str:

@@ -115,7 +115,7 @@ class Page:
             self.update()
 
     def _lay_out(self) -> Any:
-        side = {"width": 306}
+        side = {"width": 336}
         lines = (
             row(
                 self._card(self._headline),

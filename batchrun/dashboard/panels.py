@@ -94,14 +94,11 @@ def which(view: RunView, runs: int) -> str:
 def outcomes(view: RunView) -> str:
     """Chunks and attempts by outcome; it is the key to the colours of the map too."""
     message = view.message
-    running = int((view.codes == RUNNING).sum())
-    waiting = int((view.codes == WAITING).sum())
-    lines = [_outcome_line(WAITING, waiting, None), _outcome_line(RUNNING, running, None)]
+    chunks = view.counts.tolist()
+    lines = [_outcome_line(code, chunks[code], None) for code in (WAITING, RUNNING)]
     for code, outcome in enumerate(Outcome, start=2):
-        chunks = int((view.codes == code).sum())
-        lines.append(_outcome_line(code, chunks, message.attempts.get(outcome.value, 0)))
-    cut = int((view.codes == CUT).sum())
-    if cut:
+        lines.append(_outcome_line(code, chunks[code], message.attempts.get(outcome.value, 0)))
+    if cut := chunks[CUT]:
         lines.append(
             f'<span class="swatch cut">✂</span><span>cut into parts</span><span class="r">{cut:,}</span>'
             "<span></span>"
@@ -166,6 +163,7 @@ def running(view: RunView, now: float) -> str:
 
 def _running_line(line: RunningLine, passed: float) -> str:
     where = " on ".join(filter(None, (line.stage, line.worker)))
+    others = f" and {line.others:,} more" if line.others else ""
     figures = [format_seconds(math.floor(line.seconds + passed) or 1)]
     if line.memory is not None:
         figures.insert(0, format_bytes(line.memory))
@@ -175,7 +173,7 @@ def _running_line(line: RunningLine, passed: float) -> str:
         figures.insert(0, describe_share(line.share))
     share = 0.0 if line.share is None else line.share
     return (
-        f'<div class="run num"><span class="clip"><b>chunk {line.chunk:,}</b> {escape(where)}</span>'
+        f'<div class="run num"><span class="clip"><b>chunk {line.chunk:,}</b>{others} {escape(where)}</span>'
         f'<span class="meter{"" if line.share is not None else " none"}">'
         f'<i style="width:{100 * share:.1f}%"></i></span>'
         f'<span class="r">{" · ".join(figures)}</span>'

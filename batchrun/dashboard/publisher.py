@@ -8,33 +8,32 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from batchrun.dashboard.message import (
-    CUT,
-    RUNNING,
-    WAITING,
-    ChunkChange,
-    ChunkColumns,
-    FailureLine,
-    Message,
-    code_of,
-    pack_cuts,
-)
+import numpy as np
+
+from batchrun.dashboard.changes import Changes
+from batchrun.dashboard.message import CUT, RUNNING, FailureLine, Message, code_of, pack_cuts
 from batchrun.events import (
     AttemptEnded,
+    AttemptsSolved,
     ChunkCut,
     ChunkReported,
-    ChunkSettled,
     ChunksPlaced,
     ChunksPlanned,
     ChunksRecalled,
+    ChunksReturned,
+    ChunksSettled,
     Event,
     RunEnded,
     RunStarted,
     SlotsChanged,
 )
-from batchrun.outcome import Attempt
+from batchrun.outcome import Attempt, Outcome
 from batchrun.progress import Progress, RunningLine
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Publisher"]
 
@@ -46,6 +45,9 @@ _TEXT = 400
 _RUNNING = 50
 _RUNNING_EVERY = 1.0
 _SAID = 120
+_CHANGES = 32_768
+"""Chunks in one message; at four messages a second, more than a runner can settle."""
+_CODES = {outcome: code_of(outcome) for outcome in Outcome}
 
 
 class Publisher:
@@ -53,9 +55,10 @@ class Publisher:
 
     *publish* is called in a thread of the publisher's own, so that a slow scheduler does not hold up the
     runner, at most once in *interval* seconds, and at least once in *heartbeat* seconds. What it raises is
-    logged and tried again: a page that cannot be reached is no reason to stop a run.
+    logged and tried again: a page that cannot be reached is no reason to stop a run. A message tells of some
+    ten thousand chunks at most, so that it stays small; the rest follow with the next ones.
 
-    RunEnded sends the last message before it returns, waiting five seconds for it at most.
+    RunEnded sends what is left before it returns, waiting five seconds for it at most.
     """
 
     def __init__(
@@ -107,22 +110,31 @@ class Publisher:
             self._wake.wait(self._heartbeat)
             self._wake.clear()
             reached = self._send()
+            if reached and self._more():
+                self._wake.set()
             self._closing.wait(self._interval if reached else self._heartbeat)
-        self._send()
+        while self._send() and self._more():
+            pass
+
+    def _more(self) -> bool:
+        """Whether there are more chunks to tell of than the last message could."""
+        with self._lock:
+            return self._tally is not None and self._tally.changes.left
 
     def _send(self) -> bool:
         tally = self._tally
         if tally is None:
             return True
         with self._lock:
-            message, changes, cuts = tally.message(), tally.changes, tally.cuts
-            tally.changes, tally.cuts = {}, {}
+            message, changes, cuts = tally.message(), tally.changes.take(_CHANGES), tally.cuts
+            tally.cuts = {}
         try:
-            self._publish(message | {"changed": ChunkColumns.pack(changes), "cuts": pack_cuts(cuts)})
+            self._publish(message | {"changed": changes.pack(), "cuts": pack_cuts(cuts)})
         except Exception:
             _log.debug("the dashboard page could not be told how the run stands", exc_info=True)
             with self._lock:
-                tally.changes, tally.cuts = changes | tally.changes, cuts | tally.cuts
+                tally.changes.tell_again(changes)
+                tally.cuts = cuts | tally.cuts
             return False
         return True
 
@@ -131,7 +143,7 @@ class _Tally:
     """How the run stands, by the events so far."""
 
     def __init__(self, start: RunStarted) -> None:
-        self.changes: dict[int, ChunkChange] = {}
+        self.changes = Changes()
         self.cuts: dict[int, tuple[int, ...]] = {}
         self._cut = 0
         self._known = 0
@@ -144,9 +156,7 @@ class _Tally:
             "started": start.at,
             "rows_in": start.rows,
         }
-        self._chunks: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
-        self._attempts: Counter[str] = Counter()
         self._failures: dict[str, FailureLine] = {}
         self._last_stage = start.stages[-1] if start.stages else ""
 
@@ -154,19 +164,22 @@ class _Tally:
         """Count one event in."""
         self._progress.tell(event)
         match event:
-            case ChunkSettled():
-                self._chunks[event.outcome.value] += 1
-                self._rows[event.outcome.value] += event.rows
-                self.changes[event.chunk] = ChunkChange(code_of(event.outcome), event.rows, event.seconds)
+            case ChunksSettled():
+                self._settle(event)
             case AttemptEnded():
                 self._count_attempt(event.attempt)
+            case AttemptsSolved():
+                if event.attempts.stage != self._last_stage:
+                    self.changes.wait(event.attempts.chunks)
             case ChunksPlaced():
                 self._number(max(event.chunks, default=-1) + 1)
-                self.changes.update(dict.fromkeys(event.chunks, ChunkChange(RUNNING)))
+                self.changes.mark(np.array(event.chunks, np.int64), RUNNING)
+            case ChunksReturned():
+                self.changes.wait(np.array(event.chunks, np.int64))
             case ChunkCut():
                 self._cut += 1
                 self.cuts[event.chunk] = event.parts
-                self.changes[event.chunk] = ChunkChange(CUT)
+                self.changes.mark(np.array([event.chunk]), CUT)
                 self._number(max(event.parts) + 1)
             case ChunksPlanned():
                 self._number(event.chunks + self._cut)
@@ -176,9 +189,8 @@ class _Tally:
                     "rows_before": event.settled_rows,
                 }
             case ChunksRecalled():
-                self._number(max(event.chunks, default=-1) + 1)
-                for chunk, outcome, rows in zip(event.chunks, event.outcomes, event.rows, strict=True):
-                    self.changes[chunk] = ChunkChange(code_of(outcome), rows)
+                self._number(int(event.chunks.max(initial=-1)) + 1)
+                self.changes.mark(event.chunks, _codes_of(event.outcomes), event.rows)
             case SlotsChanged():
                 self._head["slots"] = [
                     (slot.tag, slot.capacity, slot.used, slot.waiting) for slot in event.slots
@@ -205,9 +217,9 @@ class _Tally:
         message = Message(
             at=now,
             running=running,
-            chunks=dict(self._chunks),
+            chunks={outcome.value: chunks for outcome, chunks in self._progress.outcomes.items()},
             rows=dict(self._rows),
-            attempts=dict(self._attempts),
+            attempts={outcome.value: tries for outcome, tries in self._progress.attempts.items()},
             failures=tuple(reversed(self._failures.values())),
             **self._head,  # type: ignore[arg-type]
         )
@@ -217,13 +229,19 @@ class _Tally:
         """There are chunks of so many numbers, at least."""
         self._known = self._head["chunks_planned"] = max(chunks, self._known)
 
+    def _settle(self, event: ChunksSettled) -> None:
+        codes = _codes_of(event.outcomes)
+        self.changes.mark(event.chunks, codes, event.rows, event.seconds)
+        rows = np.bincount(codes, weights=event.rows)
+        for outcome in set(event.outcomes):
+            self._rows[outcome.value] += int(rows[_CODES[outcome]])
+
     def _count_attempt(self, attempt: Attempt) -> None:
-        self._attempts[attempt.outcome.value] += 1
         if not attempt.outcome.solved:
             self._count_failure(attempt)
         elif attempt.stage == self._last_stage:
             return  # it is about to be settled; until then it is no more waiting than it was
-        self.changes[attempt.chunk] = ChunkChange(WAITING)
+        self.changes.wait(np.array([attempt.chunk]))
 
     def _count_failure(self, attempt: Attempt) -> None:
         error = attempt.error
@@ -241,6 +259,10 @@ class _Tally:
         )
         if len(self._failures) > _FAILURES:
             del self._failures[next(iter(self._failures))]
+
+
+def _codes_of(outcomes: tuple[Outcome, ...]) -> npt.NDArray[np.uint8]:
+    return np.fromiter(map(_CODES.__getitem__, outcomes), np.uint8, len(outcomes))
 
 
 def _short(line: RunningLine) -> RunningLine:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,7 +17,6 @@ from batchrun.dashboard.message import (
     RUNNING,
     TOPIC,
     WAITING,
-    ChunkChange,
     ChunkColumns,
     FailureLine,
     Message,
@@ -40,9 +40,10 @@ PATIENCE = 30_000
 def gated(chunk: pd.DataFrame, *, gate: str) -> pd.DataFrame:
     """Goes through at once for chunks below five, later ones wait for a file; the third always fails.
 
-    A chunk is one group, which cannot be cut.
+    A chunk is one group, which cannot be cut, and takes too long to ride with another.
     """
     first = int(chunk["row"].iloc[0])
+    time.sleep(0.12)
     while first >= 50 and not Path(gate).exists():
         time.sleep(0.02)
     if first == 20:
@@ -236,7 +237,7 @@ def test_running_chunks_and_the_parts_of_one_that_was_cut_are_shown(bare, tab):
         pipeline="cut",
         rows_in=30,
         chunks_planned=5,
-        changed=ChunkColumns.pack({3: ChunkChange(SUCCEEDED, 5, 0.1), 4: ChunkChange(FAILED, 5, 0.1)}),
+        changed=settled(np.array([3, 4]), np.array([SUCCEEDED, FAILED])),
         cuts=pack_cuts({1: (3, 4)}),
         running=(RunningLine(2, "highmem-0", 60.0, evil, 0.4, evil, 2**30, 1_000.0, 968.0),),
     )
@@ -248,16 +249,31 @@ def test_running_chunks_and_the_parts_of_one_that_was_cut_are_shown(bare, tab):
     expect(tab.get_by_text("cut into parts")).to_be_visible(timeout=PATIENCE)
 
 
-def test_a_hundred_thousand_chunks_are_drawn_and_kept_up_with(bare, tab):
+def settled(chunks: np.ndarray, codes: np.ndarray | int) -> dict[str, bytes]:
+    """The columns of a message about chunks that were settled."""
+    each = np.ones(len(chunks), np.int64)
+    return ChunkColumns(chunks, (each * codes).astype(np.uint8), each, (each * 0.1).astype(np.float32)).pack()
+
+
+def test_a_million_chunks_are_drawn_and_kept_up_with(bare, tab):
     client, address = bare
-    chunks = 100_000
+    chunks = 1_000_000
     head = {"at": time.time(), "started": time.time() - 60, "rows_in": chunks, "chunks_planned": chunks}
     client.log_event(TOPIC, Message("large", pipeline="large", **head).as_dict())
     tab.goto(address)
-    await_codes(tab, "codes.length == 10000")
-    for done in (50_000, 100_000):
-        changed = ChunkColumns.pack({n: ChunkChange(SUCCEEDED, 1, 0.1) for n in range(done - 50_000, done)})
+    await_codes(tab, "codes.length == 4000")
+    for first in (0, chunks // 2):
+        changed = settled(np.arange(first, first + chunks // 2), SUCCEEDED)
         client.log_event(TOPIC, Message("large", pipeline="large", changed=changed, **head).as_dict())
-        await_codes(tab, f"codes.filter(c => c == {SUCCEEDED}).length == {done // 10}")
-    tab.mouse.move(500, 300)
-    expect(tab.get_by_text("10 settled, worst: succeeded").first).to_be_visible(timeout=PATIENCE)
+        await_codes(tab, f"codes.filter(c => c == {SUCCEEDED}).length == {2_000 if first == 0 else 4_000}")
+    changed = settled(np.array([777_777]), FAILED)
+    client.log_event(TOPIC, Message("large", pipeline="large", changed=changed, **head).as_dict())
+    await_codes(tab, f"codes.findIndex(c => c == {FAILED}) == {777_777 // 250}")
+    told = tab.get_by_text("250 settled, worst: succeeded").first
+    for step in (0, 3):  # one of the two is not on the line between tiles
+        tab.mouse.move(500 + step, 300 + step)
+        tab.wait_for_timeout(500)
+        if told.is_visible():
+            break
+    expect(told).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("250 rows in 25").first).to_be_visible(timeout=PATIENCE)
