@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchrun.config import ConnectSettings, LocalSettings
+from batchrun.data.shared_memory import folder_of, leftovers
 from batchrun.errors import ClusterError, VersionMismatchError
 from batchrun.resources import describe_workers, format_bytes
 
@@ -52,6 +53,7 @@ def diagnose(settings: Settings) -> list[Check]:
         *(_cluster(settings)),
         _store(settings.store_url),
         _disk(settings.artifact_root),
+        *_shared_memory(settings.artifact_root),
     ]
 
 
@@ -180,6 +182,23 @@ def _disk(root: str) -> Check:
     free = shutil.disk_usage(folder).free
     advice = "free some space, or set `artifacts` to another disk" if free < _LITTLE_DISK else ""
     return Check("disk", None if advice else True, f"{format_bytes(free)} free for {root}", advice)
+
+
+def _shared_memory(root: str) -> Iterator[Check]:
+    """What runs that are gone left in shared memory; nothing to tell if there is none."""
+    found = {run: size for run, size in leftovers().items() if not _known(root, run)}
+    if found:
+        yield Check(
+            "shared memory",
+            None,
+            f"{format_bytes(sum(found.values()))} of runs that are not in {root}: {', '.join(sorted(found))}",
+            f"if no other store has them, remove them: rm -r {' '.join(map(folder_of, sorted(found)))}",
+        )
+
+
+def _known(root: str, run_id: str) -> bool:
+    """Whether a run has its folder, from which it can be resumed."""
+    return "://" in root or (Path(root) / run_id).is_dir()
 
 
 def _remote_root(root: str) -> Check:

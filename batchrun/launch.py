@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import os
 import platform
 import re
 import secrets
@@ -16,14 +17,19 @@ from typing import Any
 from batchrun.allowance import read_allowance, rows_allowed
 from batchrun.config import RunSettings, Settings, load_settings, settings_for_address
 from batchrun.data import files
-from batchrun.data.source import Source, open_source
+from batchrun.data.opening import open_input
+from batchrun.data.shared_memory import MemoryFolder, folder_of
+from batchrun.data.source import Source
+from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline, Stage, as_pipeline
 from batchrun.errors import PipelineError, RunNotFoundError, UsageError
 from batchrun.estimate import fit_memory
 from batchrun.events import Observer
-from batchrun.executor import Executor, InlineExecutor
+from batchrun.executor import Executor
 from batchrun.loading import load_pipeline
+from batchrun.opener import Opener
 from batchrun.outcome import RunState
+from batchrun.plan import rows_to_do
 from batchrun.report import RunReport
 from batchrun.runner import RunnerSettings
 from batchrun.session import Session, check_demands, describe_stages
@@ -97,9 +103,10 @@ def run_pipeline(
     pickle_program(pipe, bound, run_id)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
-        opener = _Opener(cluster, settings, pipe, stack)
+        opener = Opener(cluster, settings, pipe, stack)
         stack.callback(_discard_unless_recorded, store, run_id, folder)
-        source, executor = _prepare(pipe, data, folder, opener)
+        source, supply, executor = _prepare(run_id, pipe, data, folder, opener)
+        stack.callback(supply.close)
         store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
         watching = [*observers, *stack.enter_context(_displays(progress, executor))]
         session = _session(
@@ -113,6 +120,7 @@ def run_pipeline(
             settings,
             watching,
             allowance,
+            supply=supply,
         )
         with driving(session.run_id):
             session.drive()
@@ -149,13 +157,25 @@ def resume_run(
         pipe = _pipeline_of(record, pipeline)
         folder = RunFolder(record.folder)
         source = Source.read(folder.source)
-        source.check_unchanged()
+        to_do = rows_to_do(source, folder, store.settled(record.run_id, solved=True))
+        source.check_unchanged(to_do)
+        supply = Supply(source, needed=to_do)
+        stack.callback(supply.close)
         pipe.bind(record.params)
-        executor = _Opener(cluster, settings, pipe, stack).executor()
+        executor = Opener(cluster, settings, pipe, stack).executor()
         check_demands(pipe, executor.workers())
         watching = [*observers, *stack.enter_context(_displays(progress, executor))]
         session = _session(
-            record.run_id, pipe, record.params, source, folder, store, executor, settings, watching
+            record.run_id,
+            pipe,
+            record.params,
+            source,
+            folder,
+            store,
+            executor,
+            settings,
+            watching,
+            supply=supply,
         )
         with driving(session.run_id):
             session.drive()
@@ -168,50 +188,6 @@ def open_report(run_id: str = "last", *, cluster: Any = None) -> RunReport:
     Raises RunNotFoundError if there is no such run.
     """
     return RunReport(settings_of(cluster).store_url, run_id)
-
-
-class _Opener:
-    """Opens the executor when it is first needed, so that bad input is found before a cluster starts."""
-
-    def __init__(
-        self, cluster: Any, settings: Settings, pipeline: Pipeline, stack: contextlib.ExitStack
-    ) -> None:
-        self._cluster = cluster
-        self._settings = settings
-        self._pipeline = pipeline
-        self._stack = stack
-        self._executor: Executor | None = None
-
-    @property
-    def remote(self) -> bool:
-        """Whether the cluster may turn out to be out of reach, which should be known first."""
-        return self._settings.cluster.kind == "connect"
-
-    def executor(self) -> Executor:
-        """The executor, opened once."""
-        if self._executor is None:
-            self._executor = self._open()
-            self._stack.callback(self._executor.close)
-        return self._executor
-
-    def _open(self) -> Executor:
-        if self._cluster == "inline":
-            return InlineExecutor(stage.demand for stage in self._pipeline.stages)
-        if hasattr(self._cluster, "submit") and hasattr(self._cluster, "prepare"):
-            given: Executor = self._cluster
-            return given
-        from batchrun.cluster.connect import active_client, open_cluster, wrap
-        from batchrun.cluster.executor import DaskExecutor
-
-        target = self._cluster
-        if target is None:
-            target = active_client()
-        named = target is None or isinstance(target, (str, Path, Settings))
-        connection = open_cluster(self._settings) if named else wrap(target)
-        self._stack.callback(connection.close)
-        for warning in connection.warnings:
-            logger.warning("%s", warning)
-        return DaskExecutor(connection, shared_folder=self._settings.artifact_root)
 
 
 def settings_of(cluster: Any) -> Settings:
@@ -233,21 +209,30 @@ def settings_of(cluster: Any) -> Settings:
     return load_settings()
 
 
-def _prepare(pipeline: Pipeline, data: Any, folder: RunFolder, opener: _Opener) -> tuple[Source, Executor]:
+def _prepare(
+    run_id: str, pipeline: Pipeline, data: Any, folder: RunFolder, opener: Opener
+) -> tuple[Source, Supply, Executor]:
     """Plan the input and open the executor, the one that is more likely to fail first."""
     if opener.remote:
         opener.executor()
-    source = open_source(
+    in_memory = not isinstance(data, (str, os.PathLike))
+    source, supply = open_input(
         data,
         columns=pipeline.input_columns(),
         split=pipeline.split,
+        where=pipeline.where,
         spool=folder.spool,
+        memory=opener.shared_memory(run_id) if in_memory else None,
         regroup=lambda *arguments: opener.executor().regroup(*arguments),
     )
-    executor = opener.executor()
-    check_demands(pipeline, executor.workers())
-    source.save(folder.source)
-    return source, executor
+    try:
+        executor = opener.executor()
+        check_demands(pipeline, executor.workers())
+        source.save(folder.source)
+    except BaseException:
+        supply.discard()
+        raise
+    return source, supply, executor
 
 
 def _new_run_id(pipeline: Pipeline) -> str:
@@ -304,6 +289,8 @@ def _session(
     settings: Settings,
     observers: Sequence[Observer],
     max_quarantined: int | float | None = None,
+    *,
+    supply: Supply,
 ) -> Session:
     run: RunSettings = settings.run
     pipeline, estimates, reasons = fit_memory(
@@ -331,6 +318,7 @@ def _session(
             max_quarantined=rows_allowed(allowance, source.rows),
         ),
         observers=observers,
+        supply=supply,
         estimates=estimates,
         memory_from=reasons,
     )
@@ -395,6 +383,7 @@ def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) ->
         store.find(run_id)
     except RunNotFoundError:
         files.remove_folder(folder.path)
+        MemoryFolder(folder_of(run_id)).remove()
 
 
 def _versions() -> dict[str, str]:

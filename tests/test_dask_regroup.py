@@ -22,8 +22,9 @@ from batchrun.cluster.connection import worker_facts
 from batchrun.cluster.executor import DaskExecutor
 from batchrun.config import load_settings
 from batchrun.data.load import load
+from batchrun.data.opening import open_source
 from batchrun.data.regroup import group_codes, keys_of
-from batchrun.data.source import Source, open_source
+from batchrun.data.source import Source
 from batchrun.data.table import to_frame
 from batchrun.errors import BatchrunError, ClusterError, InputError
 from batchrun.split import by_rows

@@ -31,7 +31,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_healthy_machine_passes_and_nothing_is_written_or_started(tmp_path: Path) -> None:
+def test_a_healthy_machine_passes_and_nothing_is_written_or_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchrun.doctor.leftovers", dict)  # those of other tests, at this moment
     settings = settings_of(tmp_path, "workers: {one: {count: 1, memory: 100MiB, resources: {GPU: 1}}}")
     family = psutil.Process().children(recursive=True)
     found = checks(settings)

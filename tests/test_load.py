@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -17,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFile
 
 from batchrun.data import files, opened
-from batchrun.data.load import load, write_table
-from batchrun.data.source import open_source
+from batchrun.data import load as loading
+from batchrun.data.load import load, preload, write_table
+from batchrun.data.opening import open_source
 from batchrun.data.table import Inline, Part, Slice, Stored, decode, encode, to_frame, to_table
 from batchrun.errors import InputError, ResultError, StoreError
 from batchrun.split import by_rows
@@ -122,6 +125,125 @@ def test_threads_may_load_from_one_file_at_once(tmp_path: Path) -> None:
         thread.join()
 
     assert sum(sums) == sum(range(20_000))
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The row groups that were decoded, in order."""
+    opened.close_files()
+    found: list[int] = []
+    decode_groups = opened.ParquetFile._decode
+
+    def counted(self: Any, first: int, count: int, columns: Any) -> pa.Table:
+        found.extend(range(first, first + count))
+        return decode_groups(self, first, count, columns)
+
+    monkeypatch.setattr(opened.ParquetFile, "_decode", counted)
+    return found
+
+
+def test_a_slice_that_was_read_ahead_is_not_read_again(tmp_path: Path, decodes: list[int]) -> None:
+    pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "f.parquet", row_group_size=100)
+    source = planned(tmp_path / "f.parquet")
+
+    for number in range(3):
+        preload(source.slice(100 * number, 100 * number + 100))
+    preload(source.slice(200, 300))
+    assert decodes == [0, 1, 2]
+
+    assert load(source.slice(200, 300))["x"].to_pylist() == list(range(200, 300))
+    assert load(source.slice(100, 200))["x"].to_pylist() == list(range(100, 200))
+    assert decodes == [0, 1, 2]
+    assert load(source.slice(0, 100)).num_rows == 100
+    assert decodes == [0, 1, 2, 0], "two tables are kept, no more"
+    assert load(source.slice(200, 300)).num_rows == 100
+    assert decodes == [0, 1, 2, 0, 2], "a table is given once"
+
+
+def test_a_load_waits_for_a_slice_that_is_being_read_ahead(
+    tmp_path: Path, decodes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": np.arange(10)}), tmp_path / "f.parquet")
+    ref = planned(tmp_path / "f.parquet").slice(0, 10)
+    begun, go_on = threading.Event(), threading.Event()
+    read = loading._read_parquet
+
+    def slowly(*arguments: Any) -> pa.Table:
+        begun.set()
+        assert go_on.wait(30)
+        return read(*arguments)
+
+    monkeypatch.setattr(loading, "_read_parquet", slowly)
+    ahead = threading.Thread(target=preload, args=(ref,))
+    ahead.start()
+    assert begun.wait(30)
+    threading.Timer(0.05, go_on.set).start()
+
+    assert load(ref)["x"].to_pylist() == list(range(10))
+    ahead.join()
+    assert decodes == [0]
+
+
+def test_what_goes_wrong_while_reading_ahead_is_told_by_the_load(tmp_path: Path) -> None:
+    gone = Slice("parquet", (Part(str(tmp_path / "gone"), 0, 1, 0, 1),), None, 0, 1)
+
+    preload(gone)
+
+    with pytest.raises(InputError, match="gone cannot be read"):
+        load(gone)
+
+
+def test_large_slices_and_mapped_files_are_not_read_ahead(
+    tmp_path: Path, decodes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "f.parquet")
+    monkeypatch.setattr(loading, "_LARGEST_AHEAD", 4000)
+
+    preload(planned(tmp_path / "f.parquet").slice(0, 1000))
+
+    assert not decodes
+    with pa.ipc.new_file(tmp_path / "f.arrow", pa.schema([("x", pa.int64())])) as writer:
+        writer.write_table(pa.table({"x": np.arange(10)}))
+    preload(planned(tmp_path / "f.arrow").slice(0, 10))
+    assert not loading._ahead
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_of_a_remote_file_only_the_wanted_ranges_are_fetched(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(1)
+    table = pa.table({f"c{number}": chance.random(80_000) for number in range(20)})
+    url = f"memory://ranges-{kind}/f.{kind}"
+    with fsspec.open(url, "wb") as file:
+        if kind == "parquet":
+            pq.write_table(table, file, row_group_size=10_000, use_dictionary=False)
+        else:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=10_000)
+    fetched: list[int] = []
+    read = MemoryFile.read
+
+    def counted(self: Any, *arguments: Any) -> bytes:
+        data: bytes = read(self, *arguments)
+        fetched.append(len(data))
+        return data
+
+    monkeypatch.setattr(MemoryFile, "read", counted)
+    opened.close_files()
+    source = open_source(
+        url, columns=("c3", "c4", "c5"), split=by_rows(5), spool="", regroup=lambda *_: pytest.fail("grouped")
+    )
+    fetched.clear()
+
+    found = load(source.slice(20_000, 40_000))
+
+    assert found["c4"].to_pylist() == table["c4"].slice(20_000, 20_000).to_pylist()
+    wanted = 3 * 20_000 * 8
+    assert wanted <= sum(fetched) < 1.2 * wanted
+    if kind == "parquet":
+        assert len(fetched) <= 2, "neighbouring columns are fetched in one go"
+    fsspec.filesystem("memory").rm(f"/ranges-{kind}", recursive=True)
 
 
 def test_an_input_that_went_away_is_an_input_error(tmp_path: Path) -> None:

@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 
 from batchrun.data import spool
 from batchrun.data.load import load
+from batchrun.data.opening import open_source
 from batchrun.data.regroup import (
     assemble,
-    group_starts,
+    find_groups,
     labelled,
     partition_numbers,
     regroup_here,
     write_regrouped,
 )
-from batchrun.data.source import Source, open_source
+from batchrun.data.source import Source
 from batchrun.data.table import to_frame
 from batchrun.errors import InputError
 from batchrun.split import by_group, by_rows, plan_chunks
@@ -107,6 +108,7 @@ def test_every_group_is_one_chunk_with_its_rows_in_order(
 ) -> None:
     keys = table.column_names[:-1]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "BLOCK_BYTES", batch)
         patch.setattr(spool, "BATCH_BYTES", batch)
         source = plan(table, tmp_path_factory.mktemp("g"), *keys)
 
@@ -116,21 +118,22 @@ def test_every_group_is_one_chunk_with_its_rows_in_order(
 
 @settings(max_examples=100, deadline=None)
 @given(table=keyed_tables(), batch=st.sampled_from([1, 100, 10**6]))
-def test_group_starts_are_known_exactly_when_groups_are_whole(
+def test_groups_are_known_exactly_when_groups_are_whole(
     table: pa.Table, batch: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     keys = table.column_names[:-1]
     groups = expected_groups(table)
     whole = [row for group in groups for row in group] == list(range(table.num_rows))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "BLOCK_BYTES", batch)
         patch.setattr(spool, "BATCH_BYTES", batch)
         source = plan(table, tmp_path_factory.mktemp("g"))
 
-    starts = group_starts(source, keys)
+    found = find_groups(source, keys)
 
-    assert (starts is not None) == whole
-    if starts is not None:
-        assert starts.tolist() == [group[0] for group in groups]
+    assert (found is not None) == whole
+    if found is not None:
+        assert found.starts.tolist() == [group[0] for group in groups]
 
 
 @settings(max_examples=80, deadline=None)
@@ -150,7 +153,7 @@ def test_files_regrouped_by_workers_make_one_source_of_whole_groups(
         rows = [piece.filter(pa.array(home == number)) for piece, home in zip(read, homes, strict=True)]
         part = write_regrouped(pa.concat_tables(rows), keys, str(folder / f"part-{number}.arrow"))
         written.append(pickle.loads(pickle.dumps(part)))
-    again = assemble(source, read[0].schema, written)
+    again = assemble(source, read[0].schema, written, str(folder))
 
     found = [chunk["row"].tolist() for chunk in chunks(again, *keys)]
     assert sorted(found) == sorted(expected_groups(table))

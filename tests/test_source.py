@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from batchrun.data import csv_spool, spool
 from batchrun.data.load import load
-from batchrun.data.source import Source, open_source
+from batchrun.data.opening import open_source
+from batchrun.data.source import Source
 from batchrun.data.table import Slice, to_frame
 from batchrun.errors import InputError, StoreError
 from batchrun.split import Split, by_file, by_group, by_rows
@@ -129,6 +130,7 @@ def test_any_slice_of_any_frame_is_its_iloc(
 ) -> None:
     start, stop = sorted(cut)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "BLOCK_BYTES", batch)
         patch.setattr(spool, "BATCH_BYTES", batch)
         source = plan(frame, tmp_path_factory.mktemp("any"))
 
@@ -579,7 +581,49 @@ def test_a_plan_read_back_gives_the_same_slices(flights: pd.DataFrame, tmp_path:
         assert again.fingerprint == source.fingerprint
         assert again.schema.equals(source.schema, check_metadata=True)
         np.testing.assert_array_equal(again.group_starts, source.group_starts)
+        np.testing.assert_array_equal(again.group_keys, source.group_keys)
         again.check_unchanged()
+
+
+def bounds(*edges: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(edges[:-1]), np.array(edges[1:])
+
+
+def test_a_chunk_of_groups_is_known_by_their_values_in_any_input(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"pit": [7, 7, 8, 9, 9, 9], "kind": list("aabbbb"), "x": range(6)})
+    later = pd.DataFrame({"pit": [9, 5, 8, 7], "kind": list("baba"), "x": range(4)})
+    frame.to_parquet(tmp_path / "f.parquet", row_group_size=2)
+
+    first = plan(frame, tmp_path, split=by_group("pit", "kind"))
+    read = plan(tmp_path / "f.parquet", tmp_path, split=by_group("pit", "kind"))
+    second = plan(later, tmp_path, split=by_group("pit", "kind"))
+
+    keys = first.keys(*bounds(0, 2, 3, 6)).tolist()
+    assert read.keys(*bounds(0, 2, 3, 6)).tolist() == keys
+    assert len({*keys, 0}) == 4
+    other = second.keys(*bounds(0, 1, 2, 3, 4)).tolist()
+    assert [other[0], other[2], other[3]] == [keys[2], keys[1], keys[0]]
+    assert other[1] not in keys
+    together = first.keys(*bounds(0, 3, 6)).tolist()
+    assert together[1] == keys[2]
+    assert together[0] not in keys
+
+
+def test_a_whole_file_is_known_by_its_path_and_rows_by_the_input(tmp_path: Path) -> None:
+    for name, rows_of in [("a", 3), ("b", 5)]:
+        pd.DataFrame({"x": range(rows_of)}).to_csv(tmp_path / f"{name}.csv", index=False)
+    both = plan(str(tmp_path / "*.csv"), tmp_path, split=by_file())
+    (tmp_path / "a.csv").unlink()
+    one = plan(str(tmp_path / "*.csv"), tmp_path, split=by_file())
+
+    keys = both.keys(*bounds(0, 3, 8)).tolist()
+    assert one.keys(*bounds(0, 5)).tolist() == keys[1:]
+    assert both.keys(*bounds(0, 4, 8)).tolist() != keys
+
+    frames = [plan(frame, tmp_path) for frame in (FRAME, FRAME.copy(), FRAME.head(5))]
+    found = [source.keys(*bounds(0, 2, 4)).tolist() for source in frames]
+    assert found[0] == found[1]
+    assert len({*found[0], *found[2]}) == 4
 
 
 def test_a_file_that_changed_after_planning_is_noticed(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def regroup_on_workers(client: Client, source: Source, columns: Sequence[str], f
             "its groups, which needs no regrouping"
         ) from error
     schema = pa.ipc.read_schema(pa.py_buffer(written[0].schema))
-    return assemble(source, schema, [item.file for item in written])
+    return assemble(source, schema, [item.file for item in written], folder)
 
 
 def _gather(client: Client, futures: list[Future]) -> list[_Written]:

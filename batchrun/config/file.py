@@ -161,6 +161,9 @@ class RunSettings(_Section):
     """How long a run waits for a worker that can meet a waiting demand, when none is left."""
     max_quarantined: Allowance = None
     """A run ends early once more rows than this are quarantined: a number, or a share like 5%."""
+    spool: Literal["auto", "memory", "disk"] = "auto"
+    """Where a frame in memory is written for workers to map: shared memory, the disk, or shared memory if at
+    least twice its size is free there and all workers are on this machine."""
     stop_grace: Time = 0.5
     """How long chunks that run may go on after a first Ctrl-C or a cancel, before they are ended."""
     solution_grace: Time = 5.0

@@ -13,7 +13,7 @@ from pyarrow import csv
 
 from batchrun.data.files import filesystem, is_local, join, local_path, stamp
 from batchrun.data.listing import Listing
-from batchrun.data.planning import missing_column, plan_blocks
+from batchrun.data.planning import missing_column, path_keys, plan_blocks
 from batchrun.data.schema import common_type
 from batchrun.data.source import Source
 from batchrun.data.spool import write_batches
@@ -60,7 +60,7 @@ def spool_csv(listing: Listing, columns: tuple[str, ...] | None, folder: str) ->
         stale = types != before and len(paths) > 1
     source = plan_blocks("arrow", paths, columns, listing.description)
     seal = hashlib.sha256(repr((columns, listing.files, marks)).encode()).hexdigest()[:32]
-    return replace(source, fingerprint=seal)
+    return replace(source, fingerprint=seal, file_keys=path_keys(listing.files), spool=folder)
 
 
 class _MisfitError(Exception):

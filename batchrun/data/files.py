@@ -168,13 +168,16 @@ def read_bytes(path: str) -> bytes:
 def open_for_reading(path: str) -> Any:
     """A file for Arrow to read at any place: mapped into memory if it is local.
 
+    Of a remote file exactly the ranges are fetched that Arrow asks for: it puts neighbours together itself,
+    and fsspec would read ahead of each.
+
     Raises OSError as the file system does.
     """
     import pyarrow as pa
 
     if not is_local(path):
         fs, name = filesystem(path)
-        return pa.PythonFile(fs.open(name, "rb"), mode="r")
+        return pa.PythonFile(fs.open(name, "rb", cache_type="none"), mode="r")
     name = local_path(path)
     # An empty file cannot be mapped.
     return pa.memory_map(name) if os.path.getsize(name) else pa.BufferReader(b"")

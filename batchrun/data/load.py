@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchrun.data.files import write_atomically
+from batchrun.data.files import is_local, write_atomically
 from batchrun.data.opened import open_arrow, open_parquet
-from batchrun.data.schema import conform
+from batchrun.data.schema import conform, row_bytes
 from batchrun.data.table import (
     Inline,
     Part,
@@ -23,7 +27,18 @@ from batchrun.errors import InputError, StoreError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["load", "write_table"]
+    from batchrun.data.filtering import Filter
+
+__all__ = ["load", "preload", "write_table"]
+
+
+_MOST_AHEAD = 2
+"""Tables that are kept ready."""
+_LARGEST_AHEAD = 256 * 2**20
+"""Bytes of the largest table that is read ahead."""
+
+_ahead: OrderedDict[Slice, Future[pa.Table | None]] = OrderedDict()
+_ahead_lock = threading.Lock()
 
 
 def load(ref: TableRef) -> pa.Table:
@@ -39,7 +54,47 @@ def load(ref: TableRef) -> pa.Table:
         return decode(ref.data)
     if isinstance(ref, Stored):
         return read_stored(ref.path)
-    return _load_slice(ref)
+    with _ahead_lock:
+        begun = _ahead.pop(ref, None) if _ahead else None
+    table = begun.result() if begun is not None else None
+    return table if table is not None else _load_slice(ref)
+
+
+def preload(ref: Slice) -> None:
+    """Read a slice in this thread, so that a ``load`` of an equal one finds it ready.
+
+    Local Arrow files are mapped as fast as that, and a large slice would take the memory of the chunk that is
+    computed: both are left alone. What goes wrong is raised by the ``load``, which tries again.
+    """
+    local = all(is_local(part.path) for part in ref.parts)
+    if not ref.parts or (local and ref.format == "arrow"):
+        return
+    begun: Future[pa.Table | None] = Future()
+    with _ahead_lock:
+        if ref in _ahead:
+            return
+        _ahead[ref] = begun
+        while len(_ahead) > _MOST_AHEAD:
+            _ahead.popitem(last=False)
+    table = None
+    try:
+        if _expected_bytes(ref) <= _LARGEST_AHEAD:
+            table = _load_slice(ref)
+    except (OSError, InputError):
+        pass
+    finally:
+        begun.set_result(table)
+        if table is None:
+            with _ahead_lock:
+                _ahead.pop(ref, None)
+
+
+def _expected_bytes(ref: Slice) -> float:
+    """Bytes that a slice takes in memory, about."""
+    path = ref.parts[0].path
+    schema = (open_parquet(path) if ref.format == "parquet" else open_arrow(path)).schema
+    wanted = schema.names if ref.columns is None else ref.columns
+    return ref.rows * row_bytes(schema.field(name).type for name in wanted)
 
 
 def write_table(table: pa.Table, path: str) -> Stored:
@@ -72,6 +127,8 @@ def read_stored(path: str) -> pa.Table:
 def _load_slice(ref: Slice) -> pa.Table:
     import pyarrow as pa
 
+    if ref.where is not None:
+        return _together([ref.where.apply(_load_slice(piece)) for piece in _wanted_pieces(ref)])
     schema = pa.ipc.read_schema(pa.py_buffer(ref.schema)) if ref.schema is not None else None
     tables = []
     for part in ref.parts:
@@ -80,13 +137,59 @@ def _load_slice(ref: Slice) -> pa.Table:
             table = read(part, ref.columns)
             tables.append(table if schema is None else conform(table, schema))
         except (OSError, KeyError, pa.ArrowException) as error:
-            raise InputError(
-                f"{part.path} cannot be read: {error}. If it was changed or removed while the run went on, "
-                "start a new run"
-            ) from error
+            raise _unreadable(part.path, error) from error
     if not tables and schema is not None:
         tables.append(schema.empty_table())
     return with_labels(_together(tables), ref.labels)
+
+
+def _wanted_pieces(ref: Slice) -> list[Slice]:
+    """The slice without its filter, in pieces that leave out the row groups of which that takes nothing; at
+    least one piece."""
+    import pyarrow as pa
+
+    pieces, row = [], 0
+    for part in ref.parts:
+        try:
+            kept = _wanted_parts(part, ref.where) if ref.format == "parquet" and ref.where else [(0, part)]
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(part.path, error) from error
+        pieces += [(row + skipped, piece) for skipped, piece in kept]
+        row += part.rows
+    if not pieces:
+        pieces = [(0, replace(part, blocks=1, skip=0, rows=0)) for part in ref.parts[:1]]
+    return [
+        replace(
+            ref,
+            parts=(part,),
+            first_row=ref.first_row + skipped,
+            rows=part.rows,
+            labels=None if ref.labels is None else ref.labels.after(skipped),
+            where=None,
+        )
+        for skipped, part in pieces
+    ] or [replace(ref, where=None)]
+
+
+def _wanted_parts(part: Part, where: Filter) -> list[tuple[int, Part]]:
+    """The row groups of a part that may hold rows that are wanted, and how many rows lie before each."""
+    metadata = open_parquet(part.path).metadata
+    kept: list[tuple[int, Part]] = []
+    row, skip = 0, part.skip
+    for number in range(part.first_block, part.first_block + part.blocks):
+        group = metadata.row_group(number)
+        rows = min(group.num_rows - skip, part.rows - row)
+        if not where.excludes(group):
+            kept.append((row, Part(part.path, number, 1, skip, rows)))
+        row += rows
+        skip = 0
+    return kept
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"{path} cannot be read: {error}. If it was changed or removed while the run went on, start a new run"
+    )
 
 
 def _together(tables: list[pa.Table]) -> pa.Table:

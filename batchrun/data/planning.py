@@ -23,7 +23,7 @@ from batchrun.errors import InputError, near_miss
 if TYPE_CHECKING:
     from batchrun.data.source import Integers
 
-__all__ = ["missing_column", "plan_blocks", "plan_files", "range_labels"]
+__all__ = ["missing_column", "path_keys", "plan_blocks", "plan_files", "range_labels"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,14 @@ def plan_blocks(
         description=description,
         fingerprint=_fingerprint(files, marks, wanted),
         file_starts=_starts(file_rows)[:-1],
+        file_keys=path_keys(files),
     )
+
+
+def path_keys(files: Sequence[str]) -> Integers:
+    """A hash of each path, the same in every process, shape (files,)."""
+    digests = [hashlib.blake2b(path.encode(), digest_size=8).digest() for path in files]
+    return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
 
 
 def missing_column(name: str, have: Sequence[str], where: str) -> InputError:

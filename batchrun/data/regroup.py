@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchrun.data.files import join, stamp
+from batchrun.data.files import stamp
+from batchrun.data.frame_rows import FrameRows, rows_of_table
 from batchrun.data.load import load
-from batchrun.data.planning import missing_column, range_labels
+from batchrun.data.planning import missing_column
 from batchrun.data.schema import plain_type
-from batchrun.data.spool import spool_table
+from batchrun.data.spool import spool_rows, write_rows
+from batchrun.data.supply import Supply
 from batchrun.data.table import labelled, with_labels
 from batchrun.errors import InputError
 
@@ -27,71 +29,94 @@ if TYPE_CHECKING:
     from batchrun.data.source import Integers, Source
 
 __all__ = [
+    "Groups",
     "RegroupedFile",
     "assemble",
-    "group_starts",
+    "find_groups",
     "labelled",
     "partition_numbers",
     "regroup_here",
+    "spool_grouped",
     "write_regrouped",
 ]
 
 
-def group_starts(source: Source, columns: Sequence[str]) -> Integers | None:
-    """The first row of each group, shape (groups,), if the rows of every group are neighbours; else None.
+@dataclass(frozen=True)
+class Groups:
+    """Where groups lie whose rows are neighbours."""
+
+    starts: Integers
+    """The first row of each group, shape (groups,)."""
+    keys: Integers
+    """A hash of the values of each group, the same in every run and process, shape (groups,)."""
+
+
+def find_groups(source: Source, columns: Sequence[str]) -> Groups | None:
+    """The groups of a source if the rows of every group are neighbours; else None.
 
     Reads only the group columns, block by block, and stops soon after the first group that comes back.
 
     Raises InputError if a column is missing or of a kind that cannot be compared.
     """
     starts: list[Integers] = []
-    seen: list[Any] = []
+    hashes: list[Any] = []
     last: pa.Table | None = None
     count, checked, row = 0, 1024, 0
     for block in _key_blocks(source, columns):
         joined = block if last is None else pa.concat_tables([last, block])
         fresh = np.flatnonzero(np.diff(group_codes(joined), prepend=-1 if last is None else 0) != 0)
         starts.append(fresh + (row if last is None else row - 1))
-        seen.append(_hashes(joined.take(pa.array(fresh))))
+        hashes.append(_hashes(joined.take(pa.array(fresh))))
         last = joined.slice(joined.num_rows - 1)
         row += block.num_rows
         count += len(fresh)
         if count >= checked:
-            if not _all_distinct(seen):
+            if not _all_distinct(hashes):
                 return None
             checked = 2 * count
     if not starts:
-        return np.zeros(0, np.int64)
-    return np.concatenate(starts) if _all_distinct(seen) else None
+        return Groups(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    if not _all_distinct(hashes):
+        return None
+    return Groups(np.concatenate(starts), np.concatenate(hashes).view(np.int64))
 
 
 def regroup_here(source: Source, columns: Sequence[str], folder: str) -> Source:
-    """Lay the rows out anew in this process, in one file in *folder*: whole groups, by their first row.
+    """Lay the rows out anew in this process, in files in *folder*: whole groups, by their first row.
 
     The rows of a group keep their order, and all rows keep their labels.
     """
     table = load(source.slice(0, source.rows))
-    again = spool_grouped(table, columns, join(folder, "input.arrow"), source.description)
+    again, supply = spool_grouped(rows_of_table(table), columns, folder, source.description)
+    supply.wait(again.rows)
     return replace(again, fingerprint=source.fingerprint)
 
 
-def spool_grouped(table: pa.Table, columns: Sequence[str], path: str, description: str) -> Source:
-    """Write a table to a file of whole groups and plan it; as it is, if its groups are whole already.
+def spool_grouped(
+    frame: FrameRows, columns: Sequence[str], folder: str, description: str
+) -> tuple[Source, Supply]:
+    """Plan rows as files of whole groups in *folder*, and begin to write them; see ``spool_rows``.
 
-    Raises InputError if a column is missing or cannot be compared, StoreError when the disk refuses.
+    Raises InputError if a column is missing or cannot be compared.
     """
-    order, sizes = _arrange(group_codes(keys_of(table, columns)))
+    table = frame.convert(0, frame.rows)
+    order, groups = _arrange(keys_of(table, columns))
     if order is not None:
-        table = labelled(with_labels(table, range_labels(table.schema, table.num_rows)))
-    source = spool_table(table, path, description, order)
-    return replace(source, group_starts=np.cumsum(sizes) - sizes)
+        frame = rows_of_table(labelled(with_labels(table, frame.labels)))
+    cuts = groups.starts if len(groups.starts) else np.zeros(1, np.int64)
+    source, supply = spool_rows(frame, folder, description, cuts, order)
+    return replace(source, group_starts=groups.starts, group_keys=groups.keys), supply
 
 
-def _arrange(codes: Integers) -> tuple[Integers | None, Integers]:
-    """The order that brings groups together, None if they are, and the number of rows of each group."""
+def _arrange(keys: pa.Table) -> tuple[Integers | None, Groups]:
+    """The order that brings the groups of ``keys_of`` a table together, None if they are, and the groups."""
+    codes = group_codes(keys)
     sizes = np.bincount(codes).astype(np.int64) if len(codes) else np.zeros(0, np.int64)
+    starts = np.cumsum(sizes) - sizes
     whole = len(codes) == 0 or bool((np.diff(codes) >= 0).all())
-    return (None if whole else np.argsort(codes, kind="stable")), sizes
+    order = None if whole else np.argsort(codes, kind="stable")
+    first = starts if order is None else order[starts]
+    return order, Groups(starts, _hashes(keys.take(pa.array(first))).view(np.int64))
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,8 @@ class RegroupedFile:
     """Rows of each of its record batches."""
     groups: bytes
     """Rows of each of its groups in order, as int64."""
+    keys: bytes
+    """A hash of the values of each of them, as int64."""
 
 
 def partition_numbers(table: pa.Table, columns: Sequence[str], partitions: int) -> Integers:
@@ -117,19 +144,21 @@ def write_regrouped(table: pa.Table, columns: Sequence[str], path: str) -> Regro
 
     The rows must be in the order of the input, and every row of each group must be among them.
     """
-    order, sizes = _arrange(group_codes(keys_of(table, columns)))
-    source = spool_table(table, path, "", order)
-    return RegroupedFile(path, tuple(np.diff(source.block_starts).tolist()), sizes.tobytes())
+    order, groups = _arrange(keys_of(table, columns))
+    lengths = write_rows(table, path, order)
+    sizes = np.diff(groups.starts, append=table.num_rows)
+    return RegroupedFile(path, tuple(lengths), sizes.tobytes(), groups.keys.tobytes())
 
 
-def assemble(source: Source, schema: pa.Schema, files: Sequence[RegroupedFile]) -> Source:
-    """The source of files that ``write_regrouped`` wrote from *source*, in the order given.
+def assemble(source: Source, schema: pa.Schema, files: Sequence[RegroupedFile], folder: str) -> Source:
+    """The source of files that ``write_regrouped`` wrote from *source* to *folder*, in the order given.
 
     *schema* is that of the files.
     """
     none = np.zeros(0, np.int64)
     lengths = [np.array(file.lengths, np.int64) for file in files]
     groups = np.concatenate([none, *(np.frombuffer(file.groups, np.int64) for file in files)])
+    keys = np.concatenate([none, *(np.frombuffer(file.keys, np.int64) for file in files)])
     counts = [len(length) for length in lengths]
     return replace(
         source,
@@ -144,7 +173,10 @@ def assemble(source: Source, schema: pa.Schema, files: Sequence[RegroupedFile]) 
         cast=False,
         labels=None,
         file_starts=None,
+        file_keys=None,
         group_starts=np.cumsum(groups) - groups,
+        group_keys=keys,
+        spool=folder,
     )
 
 
@@ -196,6 +228,7 @@ def _key_blocks(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
         columns=tuple(columns),
         schema=pa.schema([source.schema.field(name) for name in columns]),
         labels=None,
+        where=None,
     )
     for start, stop in itertools.pairwise(source.block_starts.tolist()):
         if stop > start:
@@ -203,14 +236,14 @@ def _key_blocks(source: Source, columns: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def _all_distinct(hashes: list[Any]) -> bool:
-    """Whether no group begins twice; the list is put together and sorted on the way.
+    """Whether no group begins twice; the list is put together on the way.
 
     Two groups of one hash look like one that comes back, and cost a regrouping that was not needed; of a
     hundred million groups that happens once in some thousand inputs.
     """
-    whole = np.sort(np.concatenate(hashes))
-    hashes[:] = [whole]
-    return bool((whole[1:] != whole[:-1]).all())
+    hashes[:] = [np.concatenate(hashes)]
+    ordered = np.sort(hashes[0])
+    return bool((ordered[1:] != ordered[:-1]).all())
 
 
 def _hashes(keys: pa.Table) -> Any:

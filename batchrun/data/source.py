@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from batchrun.data.files import stamp
+from batchrun.data.files import exists, stamp
+from batchrun.data.filtering import Filter
 from batchrun.data.table import Labels, Part, Slice
 from batchrun.errors import InputError, StoreError
-from batchrun.split import ByFile, ByGroup, Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
     Integers = npt.NDArray[np.int64]
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source"]
 
-IN_MEMORY_LIMIT = 256 * 2**20
-"""Bytes of input, in memory, up to which the client itself brings groups together."""
+_NUMBERS = (
+    *("block_files", "block_numbers", "block_starts"),
+    *("file_starts", "file_keys", "group_starts", "group_keys"),
+)
+"""The fields that are arrays of int64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,7 @@ class Source:
     files: tuple[str, ...]
     """Its files, absolute paths or URLs, in order."""
     stamps: tuple[str, ...]
-    """Size and time of change of each file when it was planned."""
+    """Size and time of change of each file when it was planned; empty for one that was yet to be written."""
     block_files: Integers
     """The number of the file of each block, shape (blocks,); blocks without rows are left out."""
     block_numbers: Integers
@@ -63,8 +66,17 @@ class Source:
     """Equal for equal inputs; another one means another input."""
     file_starts: Integers | None
     """The first row of each file of the input, shape (files,); None for a frame in memory."""
+    file_keys: Integers | None = None
+    """A hash of the path of each file of the input, shape (files,); None for a frame in memory."""
     group_starts: Integers | None = None
     """The first row of each group of a split by group, shape (groups,); None for other splits."""
+    group_keys: Integers | None = None
+    """A hash of the values of each of these groups, the same in every run and process, shape (groups,)."""
+    spool: str | None = None
+    """The folder of its files where the run wrote them itself; None where they are the user's."""
+    where: Filter | None = None
+    """Which rows workers pass on; None for all. It takes no rows from the input: those that are left out are
+    rows without a result."""
 
     @property
     def rows(self) -> int:
@@ -73,23 +85,55 @@ class Source:
 
     def slice(self, start: int, stop: int) -> Slice:
         """The rows from *start* up to *stop*, clipped to those there are."""
-        import numpy as np
-
-        start = min(max(start, 0), self.rows)
-        stop = min(max(stop, start), self.rows)
-        parts: list[Part] = []
-        if stop == start and len(self.block_files):
+        starts = self._starts
+        start = min(max(start, 0), starts[-1])
+        stop = min(max(stop, start), starts[-1])
+        parts: tuple[Part, ...] = ()
+        if stop > start:
+            first = bisect_right(starts, start) - 1
+            begin = starts[first]
+            if stop <= starts[first + 1]:
+                parts = (Part(*self._block(first), 1, start - begin, stop - start),)
+            else:
+                parts = self._parts(first, bisect_left(starts, stop), start, stop)
+        elif len(self.block_files):
             # A block read for none of its rows gives the types, categories included.
-            parts = [Part(self.files[int(self.block_files[0])], int(self.block_numbers[0]), 1, 0, 0)]
-        elif stop > start:
-            first = int(np.searchsorted(self.block_starts, start, side="right")) - 1
-            last = int(np.searchsorted(self.block_starts, stop, side="left"))
-            parts = self._parts(first, last, start, stop)
+            parts = (Part(*self._block(0), 1, 0, 0),)
         labels = self.labels.after(start) if self.labels is not None else None
         schema = self._schema_bytes if self.cast or not parts else None
-        return Slice(self.format, tuple(parts), self.columns, start, stop - start, labels, schema)
+        return Slice(self.format, parts, self.columns, start, stop - start, labels, schema, self.where)
 
-    def _parts(self, first: int, last: int, start: int, stop: int) -> list[Part]:
+    def keys(self, starts: Integers, stops: Integers) -> Integers:
+        """A number for each chunk by which it is known in other runs, never 0, shape (chunks,).
+
+        *starts* and *stops* are the first rows of chunks and one past their last, shape (chunks,). The key of
+        a chunk of whole groups is made of their values, that of a whole file of its path, any other of the
+        fingerprint of the input and its rows.
+        """
+        import numpy as np
+
+        if self.group_starts is not None and self.group_keys is not None:
+            sums = np.cumsum(_mixed(self.group_keys.view(np.uint64)))
+            sums = np.concatenate([np.zeros(1, np.uint64), sums])
+            first = np.searchsorted(self.group_starts, starts)
+            last = np.searchsorted(self.group_starts, stops)
+            found = _mixed(sums[last] - sums[first])
+        else:
+            seed = np.uint64(int(self.fingerprint[:16], 16))
+            rows = _mixed(np.asarray(starts).astype(np.uint64) ^ seed)
+            found = _mixed(rows + np.asarray(stops).astype(np.uint64))
+            if self.file_starts is not None and self.file_keys is not None and len(self.file_starts):
+                ends = np.append(self.file_starts[1:], self.rows)
+                at = np.searchsorted(self.file_starts, starts, side="right") - 1
+                whole = (self.file_starts[at] == starts) & (ends[at] == stops)
+                found = np.where(whole, self.file_keys[at].view(np.uint64), found)
+        return np.where(found == 0, np.uint64(1), found).view(np.int64)
+
+    def _block(self, number: int) -> tuple[str, int]:
+        """The file of a block and its number in there."""
+        return self.files[self._block_files[number]], self._block_numbers[number]
+
+    def _parts(self, first: int, last: int, start: int, stop: int) -> tuple[Part, ...]:
         """Blocks *first* up to *last*, neighbours of one file put together."""
         import numpy as np
 
@@ -104,24 +148,67 @@ class Source:
             skip = max(0, start - begin)
             rows = min(end, stop) - begin - skip
             parts.append(Part(self.files[files[low]], int(numbers[low]), high - low, skip, rows))
-        return parts
+        return tuple(parts)
 
-    @property
+    # Views of the arrays whose items are plain integers, which is what makes slicing fast.
+
+    @cached_property
+    def _starts(self) -> memoryview:
+        return self.block_starts.data
+
+    @cached_property
+    def _block_files(self) -> memoryview:
+        return self.block_files.data
+
+    @cached_property
+    def _block_numbers(self) -> memoryview:
+        return self.block_numbers.data
+
+    @cached_property
     def _schema_bytes(self) -> bytes:
         return bytes(self.schema.serialize())
 
-    def check_unchanged(self) -> None:
-        """Make sure that the files are those that were planned.
+    def check_unchanged(self, needed: tuple[Integers, Integers] | None = None) -> None:
+        """Make sure that the files are there and are those that were planned.
+
+        *needed* holds the first rows of the chunks that are not solved and one past their last: of what the
+        run wrote itself only that is looked for, since the rest was removed. None stands for all rows.
 
         Raises InputError, naming the file, if one was changed or removed.
         """
-        for path, planned in zip(self.files, self.stamps, strict=True):
+        numbers = range(len(self.files))
+        if self.spool is not None and needed is not None:
+            numbers = self._files_of(*needed)
+        for number in numbers:
+            path, planned = self.files[number], self.stamps[number]
             try:
                 now = stamp(path)
             except OSError as error:
-                raise InputError(f"{path} was removed after the run was planned; start a new run") from error
-            if now != planned:
+                raise InputError(self._why_gone(path)) from error
+            if planned and now != planned:
                 raise InputError(f"{path} was changed after the run was planned; start a new run")
+
+    def _files_of(self, starts: Integers, stops: Integers) -> Any:
+        """The numbers of the files in which those rows lie, rising."""
+        import numpy as np
+
+        depth = np.zeros(len(self.block_files) + 1, np.int64)
+        np.add.at(depth, np.searchsorted(self.block_starts, starts, side="right") - 1, 1)
+        np.add.at(depth, np.searchsorted(self.block_starts, stops, side="left"), -1)
+        return np.unique(self.block_files[np.cumsum(depth)[:-1] > 0]).tolist()
+
+    def _why_gone(self, path: str) -> str:
+        if self.spool is None:
+            return f"{path} was removed after the run was planned; start a new run"
+        if exists(self.spool):
+            return (
+                f"{self.description} was not written in full before the run was stopped, and {path} is not "
+                "there; start a new run with it"
+            )
+        return (
+            f"what was written of {self.description} is no longer there; shared memory does not outlive a "
+            "restart of the machine, and is not seen from another one. Start a new run"
+        )
 
     def save(self, path: str) -> None:
         """Write the plan as one Arrow file, for another process to go on with. Raises StoreError."""
@@ -139,6 +226,8 @@ class Source:
             "bytes_per_row": self.bytes_per_row,
             "description": self.description,
             "fingerprint": self.fingerprint,
+            "spool": self.spool,
+            "hidden": None if self.where is None else self.where.hidden,
         }
         numbers = pa.large_list(pa.int64())
         names = pa.large_list(pa.string())
@@ -147,8 +236,9 @@ class Source:
             "schema": pa.array([self._schema_bytes], pa.large_binary()),
             "files": pa.array([self.files], names),
             "stamps": pa.array([self.stamps], names),
+            "where": pa.array([None if self.where is None else self.where.conditions], pa.large_binary()),
         }
-        for name in ("block_files", "block_numbers", "block_starts", "file_starts", "group_starts"):
+        for name in _NUMBERS:
             fields[name] = pa.array([getattr(self, name)], numbers)
         write_table(pa.table(fields), path)
 
@@ -172,9 +262,6 @@ class Source:
             format=head["format"],
             files=tuple(table["files"][0].as_py()),
             stamps=tuple(table["stamps"][0].as_py()),
-            block_files=numbers("block_files"),
-            block_numbers=numbers("block_numbers"),
-            block_starts=numbers("block_starts"),
             columns=None if head["columns"] is None else tuple(head["columns"]),
             schema=pa.ipc.read_schema(pa.py_buffer(table["schema"][0].as_py())),
             cast=head["cast"],
@@ -182,65 +269,18 @@ class Source:
             bytes_per_row=head["bytes_per_row"],
             description=head["description"],
             fingerprint=head["fingerprint"],
-            file_starts=numbers("file_starts"),
-            group_starts=numbers("group_starts"),
+            spool=head["spool"],
+            where=None
+            if head["hidden"] is None
+            else Filter(table["where"][0].as_py(), tuple(head["hidden"])),
+            **{name: numbers(name) for name in _NUMBERS},
         )
 
 
-def open_source(
-    data: Any,
-    *,
-    columns: tuple[str, ...] | None,
-    split: Split,
-    spool: str,
-    regroup: Callable[[Source, tuple[str, ...], str], Source],
-    in_memory_limit: int = IN_MEMORY_LIMIT,
-) -> Source:
-    """Plan any input: a pandas, polars or Arrow frame, or the path, folder, glob or URL of files.
+def _mixed(values: Any) -> Any:
+    """Numbers in which every bit depends on every bit of *values*, uint64 (S. Vigna's splitmix64)."""
+    import numpy as np
 
-    Parquet and Arrow IPC files are planned from their metadata and stay where they are; of a split by group
-    the group columns are read. A frame, and CSV, is written once into *spool*, a folder that is made when it
-    is needed. ``key=value`` folders are read as folders; they add no columns.
-
-    Args:
-        data: The input.
-        columns: The columns to keep; None for all. Those of a pandas index are kept too.
-        split: How the input will be cut; by group, the rows of a group become neighbours.
-        spool: A folder, by path or URL, for what must be written.
-        regroup: Lays a source out anew so that groups are whole, given the group columns and a folder;
-            called only where the input is larger than *in_memory_limit*.
-        in_memory_limit: Bytes in memory up to which groups are brought together in this process.
-
-    Raises InputError if the input is missing, unreadable, lacks a column or is of an unknown kind.
-    """
-    from batchrun.data.files import join
-    from batchrun.data.regroup import group_starts, regroup_here, spool_grouped
-
-    groups = split.columns if isinstance(split, ByGroup) else None
-    if isinstance(data, (str, os.PathLike)):
-        from batchrun.data.planning import plan_files
-
-        source = plan_files(data, columns, spool)
-    else:
-        if isinstance(split, ByFile):
-            raise InputError("by_file() needs files: give a path, a glob or a folder, not a frame in memory")
-        from batchrun.data.spool import input_table, spool_table
-
-        table, path = input_table(data, columns), join(spool, "input.arrow")
-        if groups is not None and table.nbytes <= in_memory_limit:
-            return spool_grouped(table, groups, path, _kind_of(data))
-        source = spool_table(table, path, _kind_of(data))
-    if groups is None:
-        return source
-    starts = group_starts(source, groups)
-    if starts is not None:
-        return replace(source, group_starts=starts)
-    small = source.rows * source.bytes_per_row <= in_memory_limit
-    return (regroup_here if small else regroup)(source, groups, join(spool, "grouped"))
-
-
-def _kind_of(frame: Any) -> str:
-    """What a frame in memory is called in reports."""
-    package = type(frame).__module__.partition(".")[0]
-    prefix = {"polars": "polars ", "pyarrow": "Arrow "}.get(package, "")
-    return prefix + type(frame).__name__
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,109 +1,118 @@
-"""A frame in memory, written once where workers can map it."""
+"""A frame in memory, written block by block where workers can map it."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from batchrun.data.files import stamp, write_atomically
-from batchrun.data.pandas_frame import table_from_pandas
-from batchrun.data.planning import missing_column, range_labels
+from batchrun.data.files import join, write_atomically
+from batchrun.data.frame_rows import FrameRows
 from batchrun.data.source import Source
-from batchrun.data.table import batches_of, encode, to_table, with_labels
-from batchrun.errors import InputError, ResultError
+from batchrun.data.supply import Supply
+from batchrun.data.table import batches_of, encode
+from batchrun.split import ByRows, Split
 
 if TYPE_CHECKING:
     from batchrun.data.source import Integers
 
-__all__ = ["BATCH_BYTES", "input_table", "rows_per_batch", "spool_table", "write_batches"]
+__all__ = ["row_cuts", "spool_rows", "write_batches", "write_rows"]
 
+BLOCK_BYTES = 4 * 2**20
+"""Bytes of a block of the spool, about; each is a file, and can be read once it is written."""
 BATCH_BYTES = 64 * 2**20
-"""Bytes of a record batch in the spool, about."""
+"""Bytes of a record batch, at most, where chunks are larger than a block."""
+_MOST_BLOCKS = 1024
+"""Blocks grow so that there are no more than so many, about."""
+_SAMPLES, _SAMPLE = 4, 256
+"""A fingerprint looks at about so many places of a table, and at so many rows in each."""
 _MOST_PIECES = 4
 """Pieces of a batch that are written as they are; more are copied together first."""
 
 
-def input_table(data: Any, columns: tuple[str, ...] | None) -> pa.Table:
-    """A pandas, polars or Arrow frame as an Arrow table, projected before anything is converted.
+def spool_rows(
+    frame: FrameRows, folder: str, description: str, cuts: Integers, order: Integers | None = None
+) -> tuple[Source, Supply]:
+    """Plan rows as Arrow IPC files in *folder*, and begin to write them.
 
-    Raises InputError for what is no frame, cannot be stored or lacks a column.
+    A block begins at one of *cuts*, rising row numbers of which the first is 0, so that no chunk that does
+    lies in two. *order* holds row numbers, shape (rows,): the order to write the rows in.
     """
-    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
-    owner = "the input"
-    if pandas is not None and isinstance(data, pandas.DataFrame):
-        kept = None if columns is None else [_pandas_label(data, name) for name in columns]
-        return table_from_pandas(data, owner=owner, columns=kept, error=InputError)
-    if isinstance(data, pa.RecordBatch):
-        data = pa.Table.from_batches([data])
-    if not isinstance(data, pa.Table) and not (polars is not None and isinstance(data, polars.DataFrame)):
-        raise InputError(
-            f"the input is {type(data).__name__}; give a pandas, polars or Arrow frame, or the path of "
-            "Parquet, CSV or Arrow files"
-        )
-    if columns is not None:
-        names = data.column_names if isinstance(data, pa.Table) else data.columns
-        for name in columns:
-            if name not in names:
-                raise missing_column(name, names, owner)
-        data = data.select(list(columns))
-    try:
-        return to_table(data, owner=owner)
-    except ResultError as error:
-        raise InputError(str(error)) from error
-
-
-def _pandas_label(frame: Any, name: str) -> Any:
-    """The label of a column, which may be a number that is written as text."""
-    if name in frame.columns:
-        return name
-    for label in frame.columns:
-        if str(label) == name:
-            return label
-    raise missing_column(str(name), [str(label) for label in frame.columns], "the input")
-
-
-def spool_table(table: pa.Table, path: str, description: str, order: Integers | None = None) -> Source:
-    """Write a table as an Arrow IPC file in batches of some 64 MiB and plan it.
-
-    *order* holds row numbers, shape (rows,): the order to write the rows in. Raises StoreError when the disk
-    refuses.
-    """
-    labels = range_labels(table.schema, table.num_rows)
-    plain = with_labels(table, None)
-    if any(pa.types.is_dictionary(field.type) for field in plain.schema):
-        plain = plain.unify_dictionaries()
-    rows = rows_per_batch(plain)
-    batches = _even_batches(plain, rows) if order is None else _taken(plain, order, rows)
-    lengths = np.array(write_batches(path, plain.schema, batches), np.int64)
-    # The first batch is kept though it may have no rows: it knows the categories.
-    held = (lengths > 0) | ((np.arange(len(lengths)) == 0) & (lengths.sum() == 0))
-    return Source(
+    edges = _block_edges(frame, cuts)
+    blocks = len(edges) - 1
+    names = tuple(join(folder, f"block-{number:05d}.arrow") for number in range(blocks))
+    source = Source(
         format="arrow",
-        files=(path,),
-        stamps=(stamp(path),),
-        block_files=np.zeros(int(held.sum()), np.int64),
-        block_numbers=np.flatnonzero(held).astype(np.int64),
-        block_starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[held])]),
+        files=names,
+        stamps=("",) * blocks,
+        block_files=np.arange(blocks, dtype=np.int64),
+        block_numbers=np.zeros(blocks, np.int64),
+        block_starts=edges,
         columns=None,
-        schema=plain.schema,
+        schema=frame.schema,
         cast=False,
-        labels=labels,
-        bytes_per_row=plain.nbytes / max(1, plain.num_rows),
+        labels=frame.labels,
+        bytes_per_row=frame.nbytes / max(1, frame.rows),
         description=description,
-        fingerprint=_fingerprint(plain),
+        fingerprint=_fingerprint(frame),
         file_starts=None,
+        spool=folder,
     )
+    whole = None if order is None else frame.convert(0, frame.rows)
+
+    def write(number: int) -> None:
+        start, stop = int(edges[number]), int(edges[number + 1])
+        if whole is None or order is None:
+            rows = frame.convert(start, stop)
+        else:
+            rows = _taken(whole, order[start:stop])
+        rows = rows.combine_chunks() if rows.num_columns else rows
+        write_batches(names[number], frame.schema, batches_of(rows))
+
+    return source, Supply(source, write)
 
 
-def rows_per_batch(table: pa.Table) -> int:
-    """Rows of the table in a batch of some 64 MiB."""
+def row_cuts(split: Split, rows: int) -> Integers:
+    """Where the chunks of a split by rows begin, as far as that is known."""
+    size = split.rows if isinstance(split, ByRows) and isinstance(split.rows, int) else 1
+    return np.arange(0, max(rows, 1), size, dtype=np.int64)
+
+
+def _block_edges(frame: FrameRows, cuts: Integers) -> Integers:
+    """The first row of each block, and one past the last: at cuts, unless a block would grow too large."""
+    rows, width = frame.rows, max(1 / 64, frame.nbytes / max(1, frame.rows))
+    least = max(1, int(max(BLOCK_BYTES, frame.nbytes / _MOST_BLOCKS) / width))
+    most = max(least, int(BATCH_BYTES / width))
+    edges = [0]
+    while edges[-1] < rows:
+        begin = edges[-1]
+        following = int(np.searchsorted(cuts, begin + least))
+        cut = int(cuts[following]) if following < len(cuts) else rows
+        if cut - begin > most:
+            cut = int(cuts[np.searchsorted(cuts, begin + most, side="right") - 1])
+        edges.append(min(cut if cut > begin else begin + most, rows))
+    # A block without rows still knows the types.
+    return np.array(edges if rows or not frame.schema.names else [0, 0], np.int64)
+
+
+def _taken(table: pa.Table, rows: Integers) -> pa.Table:
+    return table.take(pa.array(rows))
+
+
+def write_rows(table: pa.Table, path: str, order: Integers | None) -> list[int]:
+    """Write a table as one Arrow IPC file in batches of some 64 MiB, and give back their lengths.
+
+    *order* is as for ``spool_table``. Raises StoreError when the disk refuses.
+    """
+    if any(pa.types.is_dictionary(field.type) for field in table.schema):
+        table = table.unify_dictionaries()
     width = max(1 / 64, table.nbytes / max(1, table.num_rows))
-    return max(1, int(BATCH_BYTES / width))
+    rows = max(1, int(BATCH_BYTES / width))
+    batches = _even_batches(table, rows) if order is None else _taken_batches(table, order, rows)
+    return write_batches(path, table.schema, batches)
 
 
 def _even_batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
@@ -115,13 +124,13 @@ def _even_batches(table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
         yield from batches_of(piece)
 
 
-def _taken(table: pa.Table, order: Integers, rows: int) -> Iterator[pa.RecordBatch]:
+def _taken_batches(table: pa.Table, order: Integers, rows: int) -> Iterator[pa.RecordBatch]:
     """The rows of a table in another order, some at a time."""
     for start in range(0, max(len(order), 1), rows):
-        yield from batches_of(table.take(pa.array(order[start : start + rows])).combine_chunks())
+        yield from batches_of(_taken(table, order[start : start + rows]).combine_chunks())
 
 
-def write_batches(path: str, schema: pa.Schema, batches: Any) -> list[int]:
+def write_batches(path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[int]:
     """Write record batches as one Arrow IPC file, and give back their lengths.
 
     A spool is not forced to the disk: it can be made again, and waiting for the disk would cost more than
@@ -135,11 +144,12 @@ def write_batches(path: str, schema: pa.Schema, batches: Any) -> list[int]:
     return lengths
 
 
-def _fingerprint(table: pa.Table) -> str:
-    """A hash of the schema, the size and a thousand rows spread over the table: cheap, and no proof."""
-    digest = hashlib.sha256(bytes(table.schema.serialize()))
-    digest.update(f"{table.num_rows} {table.nbytes}".encode())
-    if table.num_rows and table.num_columns:
-        picked = np.unique(np.linspace(0, table.num_rows - 1, 1024).astype(np.int64))
-        digest.update(encode(table.take(pa.array(picked))))
+def _fingerprint(frame: FrameRows) -> str:
+    """A hash of the schema, the size and a thousand rows from all over the frame: cheap, and no proof."""
+    digest = hashlib.sha256(bytes(frame.schema.serialize()))
+    digest.update(f"{frame.rows} {frame.nbytes}".encode())
+    if frame.schema.names:
+        for start in range(0, frame.rows, max(_SAMPLE, frame.rows // _SAMPLES)):
+            rows = frame.convert(start, min(start + _SAMPLE, frame.rows))
+            digest.update(encode(rows.combine_chunks()))
     return digest.hexdigest()[:32]

@@ -18,6 +18,7 @@ from batchrun.errors import ResultError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from batchrun.data.filtering import Filter
     from batchrun.signature import FrameKind
 
 __all__ = [
@@ -28,15 +29,21 @@ __all__ = [
     "Stored",
     "TableRef",
     "decode",
+    "each_labels_of",
     "encode",
     "labels_of",
     "to_frame",
     "to_table",
+    "with_each_labels",
     "with_labels",
 ]
 
 LABELS_KEY = b"batchrun.labels"
 """The key of the Arrow schema metadata that holds Labels."""
+EACH_LABELS_KEY = b"batchrun.labels.each"
+"""The key for Labels that begin anew with the rows of each chunk of a table that holds several."""
+_LARGE = 2**16
+"""Bytes from which on it pays to measure a stream before it is written."""
 INDEX = "__index_level_0__"
 """The column that pandas makes of an index without a name."""
 
@@ -91,6 +98,8 @@ class Slice:
     """The labels of the rows where they are a range; None where they are columns."""
     schema: bytes | None = None
     """The Arrow schema to cast to, serialized; None where every file has it already."""
+    where: Filter | None = None
+    """Which of the rows are passed on; None for all."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,10 @@ def encode(table: pa.Table) -> bytes:
     """The table as an Arrow IPC stream."""
     import pyarrow as pa
 
+    if table.nbytes >= _LARGE:
+        from batchrun.data.buffers import encode_to_bytes
+
+        return encode_to_bytes(table)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         for batch in batches_of(table):
@@ -171,12 +184,27 @@ def labels_of(schema: pa.Schema) -> Labels | None:
 def with_labels(table: pa.Table, labels: Labels | None) -> pa.Table:
     """The table with these range labels, or with none."""
     metadata = dict(table.schema.metadata or {})
-    if labels is None and LABELS_KEY not in metadata:
+    if labels is None and not metadata.keys() & {LABELS_KEY, EACH_LABELS_KEY}:
         return table
     metadata.pop(LABELS_KEY, None)
+    metadata.pop(EACH_LABELS_KEY, None)
     if labels is not None:
         metadata[LABELS_KEY] = json.dumps([labels.start, labels.step, labels.name]).encode()
     return with_metadata(table, metadata or None)
+
+
+def each_labels_of(schema: pa.Schema) -> Labels | None:
+    """The labels that begin anew with each chunk of a table; None if they do not."""
+    text = (schema.metadata or {}).get(EACH_LABELS_KEY)
+    return Labels(*json.loads(text)) if text else None
+
+
+def with_each_labels(table: pa.Table, labels: Labels) -> pa.Table:
+    """The table of several chunks, the labels of each of which begin anew with *labels*."""
+    metadata = dict(table.schema.metadata or {})
+    metadata.pop(LABELS_KEY, None)
+    metadata[EACH_LABELS_KEY] = json.dumps([labels.start, labels.step, labels.name]).encode()
+    return with_metadata(table, metadata)
 
 
 def labelled(table: pa.Table) -> pa.Table:
@@ -285,8 +313,7 @@ def duplicate_message(names: list[Any], owner: str) -> str:
 def _without_unnamed_index(table: pa.Table) -> pa.Table:
     names = [name for name in table.column_names if not is_unnamed_index(name)]
     plain = table if len(names) == table.num_columns else table.select(names)
-    metadata: Mapping[bytes, bytes] = plain.schema.metadata or {}
-    return with_labels(plain, None) if LABELS_KEY in metadata else plain
+    return with_labels(plain, None)
 
 
 def _describe(value: Any) -> str:
