@@ -1,4 +1,4 @@
-"""Contestants that do the same work, timed in turns in one run."""
+"""Contestants that do the same work, timed in turns in one run, and what is made of their times."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+import psutil
+
+PACKAGES = (
+    *("batchrun", "dask", "distributed", "pandas", "pyarrow", "numpy", "polars", "duckdb", "joblib"),
+    *("huey", "celery", "rq", "redis"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,36 @@ class Target:
     extra: bool = False
     """Whether the bound is on the difference in seconds instead of on the ratio."""
 
-    def measure(self, medians: Mapping[str, float]) -> float:
-        """The ratio or the difference that was reached."""
-        mine, peer = medians[self.of], min(medians[name] for name in self.against)
-        return mine - peer if self.extra else mine / peer
+
+@dataclass(frozen=True)
+class Figure:
+    """Something that was measured beside the times."""
+
+    value: float
+    """The number."""
+    unit: str
+    """What it counts, such as ``MiB``."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was reached of what was wanted."""
+
+    what: str
+    """What is judged, in a few words."""
+    reached: float
+    """The number that was measured."""
+    wanted: float
+    """The number that was wanted."""
+    unit: str
+    """What both count; ``times`` for a ratio."""
+    at_least: bool = False
+    """Whether more is better."""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target was reached."""
+        return self.reached >= self.wanted if self.at_least else self.reached <= self.wanted
 
 
 @dataclass
@@ -44,26 +79,107 @@ class Record:
     """Size and rounds."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """Seconds of each round by contestant."""
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    """Each target with what was reached."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    work: Figure | None = None
+    """What each contestant does in one round, if it can be counted: gives rates."""
+    figures: dict[str, Figure] = field(default_factory=dict)
     """Whatever else was measured."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    """Each target with what was reached."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know about how it was measured, a sentence each."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """Where it was measured, and with which versions."""
 
     @property
     def medians(self) -> dict[str, float]:
         """Median seconds by contestant."""
         return {name: statistics.median(times) for name, times in self.seconds.items()}
 
+    def judge(self, targets: Sequence[Target]) -> None:
+        """Compare the medians of contestants; peers that did not take part are passed over."""
+        medians = self.medians
+        for target in targets:
+            there = [name for name in target.against if name in medians]
+            if not there:
+                continue
+            mine, best = medians[target.of], min(medians[name] for name in there)
+            what = f"{target.of} against {' or '.join(there)}"
+            reached, unit = (mine - best, "s more") if target.extra else (mine / best, "times as long")
+            self.verdicts.append(Verdict(what, reached, target.at_most, unit))
+
+    def measure(self, name: str, value: float, unit: str) -> None:
+        """Note a figure."""
+        self.figures[name] = Figure(value, unit)
+
+    def want_at_most(self, name: str, value: float, unit: str, bound: float) -> None:
+        """Note a figure that should not be above *bound*."""
+        self.measure(name, value, unit)
+        self.verdicts.append(Verdict(name, value, bound, unit))
+
+    def want_at_least(self, name: str, value: float, unit: str, bound: float) -> None:
+        """Note a figure that should not be below *bound*."""
+        self.measure(name, value, unit)
+        self.verdicts.append(Verdict(name, value, bound, unit, at_least=True))
+
+    def write(self, folder: Path) -> Path:
+        """Write ``NAME.json``, with medians and verdicts."""
+        self.machine = machine()
+        document = asdict(self)
+        for verdict, row in zip(self.verdicts, document["verdicts"], strict=True):
+            row["met"] = verdict.met
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        path.write_text(json.dumps({**document, "medians": self.medians}, indent=2) + "\n")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """The record that was written to *path*."""
+        document = json.loads(path.read_text())
+        del document["medians"]
+        verdicts = [
+            {key: value for key, value in row.items() if key != "met"} for row in document["verdicts"]
+        ]
+        work = document["work"]
+        return cls(
+            **{
+                **document,
+                "work": Figure(**work) if work else None,
+                "figures": {name: Figure(**figure) for name, figure in document["figures"].items()},
+                "verdicts": [Verdict(**verdict) for verdict in verdicts],
+            }
+        )
+
+    def __str__(self) -> str:
+        """The table that people read in a terminal."""
+        lines = [f"{self.name}  ({', '.join(f'{key} {value}' for key, value in self.settings.items())})"]
+        medians = self.medians
+        fastest = min(medians.values(), default=1.0)
+        for name, median in medians.items():
+            times = self.seconds[name]
+            rate = f"  {self.work.value / median:12,.0f} {self.work.unit}/s" if self.work else ""
+            lines.append(
+                f"  {name:<36} {median:9.3f} s  {median / fastest:7.2f} times  "
+                f"{min(times):9.3f} to {max(times):.3f} s{rate}"
+            )
+        lines += [f"  {name:<58} {figure.value:,.4g} {figure.unit}" for name, figure in self.figures.items()]
+        for verdict in self.verdicts:
+            bound = "at least" if verdict.at_least else "at most"
+            lines.append(
+                f"  {verdict.what}: {verdict.reached:,.4g} {verdict.unit}, wanted {bound} "
+                f"{verdict.wanted:,g}: {'met' if verdict.met else 'not met'}"
+            )
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
 
 def compete(
-    record: Record, contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1
+    record: Record, contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int | None = None
 ) -> None:
-    (
-        """Time each contestant *rounds* times, in turns of changing order, after *warm_up* untimed ones."""
-        ""
-    )
+    """Time each contestant *rounds* times, in turns of changing order, after *warm_up* untimed turns; by
+    default one, or none before a single round."""
+    warm_up = min(1, rounds - 1) if warm_up is None else warm_up
     names = list(contestants)
-    record.seconds = {name: [] for name in names}
+    record.seconds.update({name: [] for name in names})
     for turn in range(-warm_up, rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
@@ -74,42 +190,51 @@ def compete(
                 record.seconds[name].append(time.perf_counter() - began)
 
 
-def judge(record: Record, targets: Sequence[Target]) -> None:
-    """Add to *record* what was reached of each target."""
-    for target in targets:
-        reached = target.measure(record.medians)
-        record.targets.append({**asdict(target), "reached": reached, "met": reached <= target.at_most})
+def race(record: Record, contestants: Mapping[str, Callable[[], pd.DataFrame]], rounds: int) -> None:
+    """Let contestants compete who each give a frame; all must give the same one in the first turn, which
+    counts only where there is no other.
+
+    Raises AssertionError if one of them gives another result than the first.
+    """
+    results: dict[str, pd.DataFrame] = {}
+    keeping = {name: partial(_keep, results, name, run) for name, run in contestants.items()}
+    compete(record, keeping, 1)
+    first = next(iter(results.values()))
+    for name, result in results.items():
+        pd.testing.assert_frame_equal(first, result, check_dtype=False, check_column_type=False, obj=name)
+    if rounds > 1:
+        compete(record, contestants, rounds, warm_up=0)
 
 
-def present(record: Record, folder: Path) -> str:
-    """Write *record* to ``NAME.json`` in *folder*; gives the table that people read."""
-    lines = [f"{record.name}  ({', '.join(f'{key} {value}' for key, value in record.settings.items())})"]
-    medians = record.medians
-    fastest = min(medians.values(), default=1.0)
-    for name, median in medians.items():
-        times = record.seconds[name]
-        spread = f"{min(times):8.3f} to {max(times):.3f} s"
-        lines.append(f"  {name:<34} {median:8.3f} s  {median / fastest:6.2f} times   {spread}")
-    lines += [f"  {key:<34} {value}" for key, value in record.facts.items()]
-    for target in record.targets:
-        unit = " s more" if target["extra"] else " times"
-        verdict = "met" if target["met"] else "not met"
-        lines.append(
-            f"  {target['of']} against {' or '.join(target['against'])}: {target['reached']:.3f}{unit}, "
-            f"wanted at most {target['at_most']:g}: {verdict}"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{record.name}.json"
-    path.write_text(json.dumps({**asdict(record), "medians": medians, "machine": machine()}, indent=2) + "\n")
-    return "\n".join([*lines, f"  written to {path}"])
+def _keep(results: dict[str, pd.DataFrame], name: str, run: Callable[[], pd.DataFrame]) -> None:
+    results[name] = run()
 
 
 def machine() -> dict[str, Any]:
     """Where it was measured, and with which versions."""
-    packages = ("batchrun", "dask", "distributed", "pandas", "pyarrow", "numpy")
     return {
         "system": platform.platform(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: found for package in PACKAGES if (found := _version(package))},
     }
+
+
+def _processor() -> str:
+    """Its name, where the system tells one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
