@@ -12,8 +12,10 @@ __all__ = ["ChunkContext", "Listener"]
 class Listener(Protocol):
     """Who hears what a stage says through its context; a worker has one for each task."""
 
-    log: logging.Logger
-    """Takes messages for the log of the chunk."""
+    @property
+    def log(self) -> logging.Logger:
+        """Takes messages for the log of the chunk."""
+        ...
 
     def progress(self, done: float, total: float | None, message: str) -> None:
         """The stage said how far it is."""

@@ -17,6 +17,7 @@ from batchrun.resources import MEMORY, Demand, format_seconds, parse_bytes, pars
 from batchrun.retry import RetryPolicy
 from batchrun.signature import Signature, read_signature, validate
 from batchrun.split import ByFile, ByGroup, ByRows, Split
+from batchrun.where import read_where
 
 __all__ = ["BoundParameters", "Pipeline", "Stage", "as_pipeline", "pipeline"]
 
@@ -148,6 +149,13 @@ class Pipeline:
         stages: Functions or Stages, applied one after the other to each chunk.
         combine: Takes an iterator of result frames in input order and gives one frame.
         columns: The input columns to read; None for all. Columns of a ``by_group`` are always read.
+        where: The rows that the stages get, as in pandas' ``read_parquet(filters=...)``:
+            ``[("month", ">=", 6), ("carrier", "in", ["AA", "UA"])]``, or a list of such lists of which one
+            must hold. Blocks of Parquet files without such rows are not read. Rows that are left out count
+            as solved, with no result.
+        associative: Whether ``combine`` may be applied to neighbouring results first and then to what that
+            gave, with the same outcome, as sums can. It is then applied on workers while the run goes on, and
+            the client holds no more than a few results, however many there are.
 
     Calling a pipeline applies its stages to one frame in this process, without splitting.
 
@@ -168,6 +176,8 @@ class Pipeline:
         stages: Sequence[Stage | StageFunction],
         combine: Callable[..., Any] | None = None,
         columns: Sequence[str] | None = None,
+        where: Sequence[Any] | None = None,
+        associative: bool = False,
     ) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[^\s/\\:]+", name):
             raise PipelineError(f"{name!r} cannot name a pipeline; use letters, digits, '-', '_' and '.'")
@@ -186,7 +196,11 @@ class Pipeline:
         self.stages = _with_unique_names(
             [stage if isinstance(stage, Stage) else Stage(stage) for stage in stages]
         )
+        if associative and combine is None:
+            raise PipelineError(f"pipeline `{name}` is associative={associative!r}, and has no combine")
         self.combine = combine
+        self.associative = associative
+        self.where = read_where(where)
         self.columns = _check_columns(f"pipeline `{name}`", columns)
         self.__doc__ = inspect.getdoc(self.stages[0].function) or self.__doc__
 
@@ -208,9 +222,17 @@ class Pipeline:
 
     def with_stages(self, stages: Sequence[Stage]) -> Pipeline:
         """This pipeline with other stages in place of its own."""
-        return Pipeline(
-            self.name, split=self.split, stages=stages, combine=self.combine, columns=self.columns
-        )
+        return self._changed(stages=stages)
+
+    def with_split(self, split: Split) -> Pipeline:
+        """This pipeline with another split."""
+        return self._changed(split=split)
+
+    def _changed(self, **changes: Any) -> Pipeline:
+        parts = {
+            name: getattr(self, name) for name in ("split", "stages", "combine", "columns", "associative")
+        }
+        return Pipeline(self.name, **{**parts, **changes})
 
     @cached_property
     def combine_signature(self) -> Signature | None:
@@ -281,6 +303,8 @@ def pipeline(
     name: str | None = None,
     combine: Callable[..., Any] | None = None,
     columns: Sequence[str] | None = None,
+    where: Sequence[Any] | None = None,
+    associative: bool = False,
     memory: str | int | None = None,
     resources: Mapping[str, float] | None = None,
     timeout: str | float | None = None,
@@ -309,7 +333,15 @@ def pipeline(
             retry=retry,
             isolate=isolate,
         )
-        return Pipeline(stage.name, split=split, stages=[stage], combine=combine, columns=columns)
+        return Pipeline(
+            stage.name,
+            split=split,
+            stages=[stage],
+            combine=combine,
+            columns=columns,
+            where=where,
+            associative=associative,
+        )
 
     return decorate
 
@@ -330,11 +362,7 @@ def as_pipeline(
             raise PipelineError(
                 f"pipeline `{target.name}` has its own combine and columns; change them there"
             )
-        if split is None or split == target.split:
-            return target
-        return Pipeline(
-            target.name, split=split, stages=target.stages, combine=target.combine, columns=target.columns
-        )
+        return target if split is None or split == target.split else target.with_split(split)
     stage = target if isinstance(target, Stage) else Stage(target)
     if split is None:
         raise PipelineError(

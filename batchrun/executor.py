@@ -12,7 +12,7 @@ from batchrun.status import TaskStatus
 
 if TYPE_CHECKING:
     from batchrun.data.source import Source
-    from batchrun.worker.task import Task, TaskResult
+    from batchrun.worker.work import Work, WorkResult
 
 __all__ = [
     "Executor",
@@ -22,6 +22,7 @@ __all__ = [
     "TaskDone",
     "TaskLost",
     "TaskReported",
+    "TaskShortened",
     "WorkersChanged",
 ]
 
@@ -30,7 +31,7 @@ __all__ = [
 class Placement:
     """A task and the worker that it goes to."""
 
-    task: Task
+    task: Work
     """What to run."""
     worker: str
     """The worker's address."""
@@ -42,7 +43,7 @@ class TaskDone:
 
     key: str
     """The task's key."""
-    result: TaskResult
+    result: WorkResult
     """What the worker gave back."""
 
 
@@ -71,7 +72,17 @@ class TaskReported:
     """How it is doing."""
 
 
-Signal = TaskDone | TaskLost | TaskReported | WorkersChanged
+@dataclass(frozen=True)
+class TaskShortened:
+    """A pack was recalled: the chunks of it that have not begun will not."""
+
+    key: str
+    """The pack's key."""
+    begun: int
+    """How many of its chunks have begun, the first ones."""
+
+
+Signal = TaskDone | TaskLost | TaskReported | TaskShortened | WorkersChanged
 
 
 class Executor(Protocol):
@@ -86,6 +97,10 @@ class Executor(Protocol):
     """The address of the live page; empty if there is none."""
     shares_files: bool
     """Whether every worker reads and writes the files that the runner does, under the same paths."""
+
+    def shares(self, folder: str) -> bool:
+        """Whether every worker reads and writes in *folder*, which is there, what this process does."""
+        ...
 
     def workers(self) -> Sequence[Worker]:
         """The live workers."""
@@ -113,6 +128,13 @@ class Executor(Protocol):
         Stages see ``should_stop``. The process of one that goes on is killed after *grace* seconds, and what
         ran in it gives a TaskDone whose last attempt is cancelled, or stopped with its incumbent if
         *keep_best*. A stage that runs in the worker's own process can only be asked.
+        """
+        ...
+
+    def recall(self, keys: Sequence[str]) -> None:
+        """Ask workers for the chunks of packs that have not begun, and return at once.
+
+        Each pack that had not ended gives a TaskShortened.
         """
         ...
 
@@ -155,7 +177,11 @@ class InlineExecutor:
         memory = max([int(psutil.virtual_memory().total), *(demand.memory for demand in demands)])
         self._worker = Worker(address="inline", name="inline", threads=1, memory=memory, tags=tags)
         self._program = b""
-        self._waiting: deque[Task] = deque()
+        self._waiting: deque[Work] = deque()
+
+    def shares(self, folder: str) -> bool:
+        """It is the same process."""
+        return True
 
     def workers(self) -> Sequence[Worker]:
         """The one worker, of one thread."""
@@ -173,14 +199,14 @@ class InlineExecutor:
         """Run the oldest task, or sleep if there is none."""
         import time
 
-        from batchrun.worker.task import run_task
+        from batchrun.worker.work import run_work
 
         if not self._waiting:
             time.sleep(timeout or 0)
             return []
         task = self._waiting.popleft()
         told: list[TaskStatus] = []
-        result = run_task(self._program, task, worker="inline", report=told.append, in_process=True)
+        result = run_work(self._program, task, worker="inline", report=told.append, in_process=True)
         return [*(TaskReported(status) for status in told), TaskDone(task.key, result)]
 
     def release(self, keys: Sequence[str]) -> None:
@@ -189,6 +215,9 @@ class InlineExecutor:
     def stop(self, keys: Sequence[str], *, keep_best: bool, grace: float) -> None:
         """Drop tasks that have not begun; one that runs is not interrupted, for it holds this thread."""
         self.cancel(keys)
+
+    def recall(self, keys: Sequence[str]) -> None:
+        """Nothing to ask: a pack that runs holds this thread, and one that waits begins soon."""
 
     def cancel(self, keys: Sequence[str]) -> None:
         """Drop tasks that have not begun."""

@@ -7,7 +7,7 @@ parts; first rows always tell the order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,13 @@ from batchrun.data.source import Source
 from batchrun.data.table import Stored
 from batchrun.split import AutoSizer, ByGroup, ByRows, ChunkPlan, Split, halve, plan_chunks
 from batchrun.store.artifacts import RunFolder
+from batchrun.store.records import SettledChunks
 
-__all__ = ["Plan", "PlannedChunks", "read_plan"]
+__all__ = ["Plan", "PlannedChunks", "read_plan", "rows_to_do"]
 
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Forecaster = Callable[[Integers, Integers], list[Floats | None]]
 
 NO_PARENT = -1
 
@@ -78,7 +81,9 @@ class Plan:
         folder: Where waves are written, and found again when the run is resumed.
         slots: Chunks that can run at once; for ``by_rows("auto")``.
         memory: Bytes of memory behind a slot; for ``by_rows("auto")``.
-        settled: Rows of the chunks that earlier sessions of the run settled, by chunk number.
+        settled: The chunks that earlier sessions of the run settled, and are not to be handed out.
+        forecast: What chunks may well take at each leg, in seconds, from their keys and rows; None for a leg
+            where that is not known.
     """
 
     def __init__(
@@ -89,18 +94,25 @@ class Plan:
         *,
         slots: int,
         memory: int,
-        settled: Mapping[int, int] | None = None,
+        settled: Integers | None = None,
+        forecast: Forecaster | None = None,
     ) -> None:
         self._source = source
         self._split = split
         self._folder = folder
-        self._settled = dict(settled or {})
+        self._settled = np.zeros(0, np.int64) if settled is None else settled
+        self._keys = np.zeros(0, np.int64)
+        self._forecast = forecast
+        self._costs: list[Floats | None] = []
         self._sizer = (
             AutoSizer(source.rows, source.bytes_per_row, slots, memory)
             if isinstance(split, ByRows) and split.rows == "auto"
             else None
         )
         self._chunks = read_plan(folder)
+        self._settled_rows = int((self._chunks.stops - self._chunks.starts)[self._settled].sum())
+        self._learn_keys()
+        self._foresee()
         self._rows = self._chunks.rows
         self._cut = int(self._chunks.is_cut.sum())
         self._seconds = 0.0
@@ -139,7 +151,7 @@ class Plan:
     @property
     def settled_rows(self) -> int:
         """Rows in them."""
-        return sum(self._settled.values())
+        return self._settled_rows
 
     def bounds(self, chunk: int) -> tuple[int, int]:
         """The first row of a chunk and one past its last."""
@@ -172,16 +184,41 @@ class Plan:
             found[parent] = (*found.get(parent, ()), part)
         return found
 
+    def seconds(self, leg: int, chunk: int) -> float | None:
+        """What a chunk may well take at a leg; None if that is not known, as of a part."""
+        costs = self._costs[leg] if leg < len(self._costs) else None
+        return float(costs[chunk]) if costs is not None and not self.is_part(chunk) else None
+
+    def key(self, chunk: int) -> int:
+        """By what a chunk is known in other runs."""
+        return int(self._keys[chunk])
+
+    def every(self, chunks: int) -> Integers:
+        """The first row of every so many chunks in input order, parts not counted."""
+        whole = self._chunks.parents == NO_PARENT
+        starts: Integers = self._chunks.starts[whole][::chunks]
+        return starts
+
+    def bounds_of(self, chunks: Integers) -> tuple[Integers, Integers]:
+        """The first rows of chunks and one past their last ones."""
+        return self._chunks.starts[chunks], self._chunks.stops[chunks]
+
     @property
     def not_handed_out(self) -> set[int]:
         """The chunks that ``take`` has yet to give."""
         return {int(chunk) for chunk in self._order[self._given :]}
 
-    def take(self, most: int) -> list[int]:
-        """The numbers of the next chunks, at most so many; empty if all that are cut were handed out."""
+    def take(self, most: int, *, ready: int | None = None) -> list[int]:
+        """The numbers of the next chunks, at most so many; empty if all that are cut were handed out.
+
+        With *ready* it stops before the first chunk with a row from there on, which cannot be read yet.
+        """
         chunks = self._order[self._given : self._given + most]
+        if ready is not None and ready < self._source.rows:
+            late = np.flatnonzero(self._chunks.stops[chunks] > ready)
+            chunks = chunks[: late[0]] if len(late) else chunks
         self._given += len(chunks)
-        return [int(chunk) for chunk in chunks]
+        return chunks.tolist()  # type: ignore[no-any-return]
 
     def extend(self) -> None:
         """Cut the next wave and write it down; all of the input at once unless chunks are sized by time."""
@@ -247,15 +284,31 @@ class Plan:
             table = table.append_column("parent", pa.array(parents))
         write_table(table, self._folder.plan(self._chunks.waves))
         self._chunks = self._chunks.then(wave, parents)
+        self._learn_keys()
+        if parents is None:
+            self._foresee()
+
+    def _learn_keys(self) -> None:
+        """Learn by what the new chunks are known in other runs."""
+        new = slice(len(self._keys), None)
+        keys = self._source.keys(self._chunks.starts[new], self._chunks.stops[new])
+        self._keys = np.concatenate([self._keys, keys])
+
+    def _foresee(self) -> None:
+        """Learn what the chunks may take."""
+        if self._forecast is not None and len(self._chunks):
+            self._costs = self._forecast(self._keys, self._chunks.stops - self._chunks.starts)
 
     def _longest_first(self, first: int) -> Integers:
         """Chunks from *first* on that are neither settled nor cut: longest first, then in input order."""
-        numbers = np.arange(first, len(self._chunks), dtype=np.int64)
-        numbers = numbers[~self._chunks.is_cut[numbers]]
-        if self._settled:
-            numbers = numbers[~np.isin(numbers, np.fromiter(self._settled, np.int64, len(self._settled)))]
-        sizes = (self._chunks.stops - self._chunks.starts)[numbers]
-        return numbers[np.argsort(-sizes, kind="stable")]
+        left = ~self._chunks.is_cut
+        left[self._settled[self._settled < len(left)]] = False
+        left[:first] = False
+        numbers = np.flatnonzero(left)
+        costs = self._costs[0] if self._costs else None
+        if costs is None:
+            costs = (self._chunks.stops - self._chunks.starts).astype(np.float64)
+        return numbers[np.argsort(-costs[numbers], kind="stable")]
 
 
 def read_plan(folder: RunFolder) -> PlannedChunks:
@@ -273,3 +326,14 @@ def read_plan(folder: RunFolder) -> PlannedChunks:
         waves += 1
     starts, stops, parents = (np.concatenate(arrays) for arrays in columns.values())
     return PlannedChunks(starts, stops, parents, waves)
+
+
+def rows_to_do(source: Source, folder: RunFolder, solved: SettledChunks) -> tuple[Integers, Integers]:
+    """The rows that a run has yet to solve, as ranges: first rows, and one past the last."""
+    chunks = read_plan(folder)
+    left = ~chunks.is_cut
+    left[solved.chunks] = False
+    starts, stops = chunks.starts[left], chunks.stops[left]
+    if chunks.rows < source.rows:
+        starts, stops = np.append(starts, chunks.rows), np.append(stops, source.rows)
+    return starts, stops

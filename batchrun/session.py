@@ -15,27 +15,38 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from batchrun.data import files
 from batchrun.data.load import write_table
 from batchrun.data.results import ResultSet
 from batchrun.data.source import Source
+from batchrun.data.supply import Supply
 from batchrun.data.table import to_table
 from batchrun.definition import BoundParameters, Pipeline
 from batchrun.errors import DemandError
 from batchrun.estimate import MemoryEstimate
 from batchrun.events import Observer, RunEnded, RunStarted
 from batchrun.executor import Executor
+from batchrun.forecast import Forecast, forecast
 from batchrun.outcome import ErrorRecord, RunState
-from batchrun.plan import Plan, read_plan
+from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
 from batchrun.resources import Worker, describe_workers, format_bytes
 from batchrun.runner import Runner, RunnerSettings
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
 from batchrun.store.recorder import FlushPolicy, Recorder
-from batchrun.store.runs import RunStore, SettledChunk
+from batchrun.store.records import SettledChunks
+from batchrun.store.runs import RunStore
 from batchrun.worker.program import pickle_program
 
 __all__ = ["Session", "check_demands", "describe_stages"]
+
+
+ALIKE = 1.02
+"""Forecasts that differ by less than this factor are not told apart."""
+SHORTEST_FORECAST = 0.02
+"""Seconds below which chunks are alike whatever their forecasts."""
 
 
 @dataclass
@@ -54,6 +65,8 @@ class Session:
     observers: Sequence[Observer] = ()
     estimates: Mapping[str, MemoryEstimate] = field(default_factory=dict)
     """What stages with ``memory="auto"`` need, by name."""
+    supply: Supply | None = None
+    """What brings the rows of the input to where workers can read them; None if all are there."""
     memory_from: Mapping[str, str] = field(default_factory=dict)
     """Where the memory of those stages is from, by name, as text."""
 
@@ -65,8 +78,7 @@ class Session:
         KeyboardInterrupt is raised. A cancel by way of the store ends the run likewise, and raises nothing.
         """
         started = time.time()
-        settled = [chunk for chunk in self.store.settled(self.run_id) if chunk.outcome.solved]
-        runner = self._runner(settled)
+        runner = self._runner(self.store.settled(self.run_id, solved=True))
         self.store.reopen(
             self.run_id,
             state=RunState.RUNNING,
@@ -98,7 +110,7 @@ class Session:
         error, combined = runner.broken, None
         state = self._state(runner, stopped=interrupted is not None or runner.cancelled)
         if state in (RunState.SUCCEEDED, RunState.PARTIAL) and self.pipeline.combine:
-            combined, error = self._combine()
+            combined, error = self._combined(runner) or self._combine()
             state = RunState.FAILED if error else state
         self._end(runner, started, state, error, combined)
         if interrupted is not None:
@@ -107,7 +119,7 @@ class Session:
             ) from interrupted
         return state
 
-    def _runner(self, settled: Sequence[SettledChunk]) -> Runner:
+    def _runner(self, settled: SettledChunks) -> Runner:
         self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
         workers = self.executor.workers()
         slots, memory = _room(self.pipeline, workers)
@@ -117,7 +129,8 @@ class Session:
             self.folder,
             slots=slots,
             memory=memory,
-            settled={chunk.chunk: chunk.rows for chunk in settled},
+            settled=settled.chunks,
+            forecast=self._forecaster(),
         )
         recorder = Recorder(self.store, self.run_id, self.folder, uuid.uuid4().hex[:8], self.flush)
         recorder.rows["rows_solved"] = plan.settled_rows
@@ -132,9 +145,27 @@ class Session:
             observers=self.observers,
             settings=self.settings,
             recalled=settled,
-            tries=self.store.last_tries(self.run_id),
+            tries=self.store.tries(self.run_id),
+            supply=self.supply,
             memory_for=self._memory_for(workers),
         )
+
+    def _forecaster(self) -> Forecaster:
+        """What chunks will take at each leg, by earlier runs of the pipeline."""
+        history = self.store.history(self.pipeline.name)
+
+        def forecaster(keys: Integers, rows: Integers) -> list[Floats | None]:
+            return [
+                _together(
+                    [
+                        forecast(history[name], keys, rows) if name in history else None
+                        for name in (self.pipeline.stages[number].name for number in leg)
+                    ]
+                )
+                for leg in self.pipeline.legs
+            ]
+
+        return forecaster
 
     def _memory_for(self, workers: Sequence[Worker]) -> Callable[[int, int], int]:
         """What a chunk of so many rows needs at a leg, where that is estimated; no more than a worker has."""
@@ -161,16 +192,22 @@ class Session:
             return RunState.FAILED
         return RunState.PARTIAL
 
+    def _combined(self, runner: Runner) -> tuple[str | None, ErrorRecord | None] | None:
+        """What workers combined already; None if that is left to this process."""
+        combining = runner.combining
+        if combining is None or not (combining.result or combining.error):
+            return None
+        return combining.result, combining.error
+
     def _combine(self) -> tuple[str | None, ErrorRecord | None]:
         """Let the pipeline combine the parts; an error in it loses none of them."""
         signature = self.pipeline.combine_signature
-        chunks = [chunk for chunk in self.store.settled(self.run_id) if chunk.outcome.solved]
-        if not chunks or signature is None or self.pipeline.combine is None:
+        if signature is None or self.pipeline.combine is None:
             return None, None
-        starts = read_plan(self.folder).starts
-        parts = ResultSet(
-            [int(starts[c.chunk]) for c in chunks], [c.result for c in chunks if c.result is not None]
-        )
+        solved = self.store.settled(self.run_id, solved=True)
+        if not len(solved):
+            return None, None
+        parts = ResultSet(read_plan(self.folder).starts[solved.chunks], solved.results)
         try:
             frame = self.pipeline.combine(parts.parts(signature.kind), **self.bound.combine)
             table = to_table(frame, owner=f"combine of `{self.pipeline.name}`")
@@ -194,6 +231,7 @@ class Session:
         if state is RunState.SUCCEEDED:
             files.remove_folder(self.folder.spool)
         files.remove_folder(self.folder.handoffs)
+        files.remove_folder(self.folder.folds)
         event = RunEnded(
             self.run_id, now, state, self.source.rows, **rows, seconds=now - started, error=error
         )
@@ -219,6 +257,20 @@ class Session:
         )
         for observer in self.observers:
             observer(event)
+
+
+def _together(stages: Sequence[Forecast | None]) -> Floats | None:
+    """What the stages of a leg may well take one after the other; None if one of them is not known.
+
+    Chunks that differ by less than the accuracy of a forecast count as alike, so that they stay in input
+    order, which is read faster.
+    """
+    known = [stage for stage in stages if stage is not None]
+    if len(known) < len(stages):
+        return None
+    upper = np.maximum(np.sum([stage.upper for stage in known], axis=0), SHORTEST_FORECAST)
+    steps = np.round(np.log(upper) / np.log(ALIKE))
+    return np.asarray(ALIKE**steps, np.float64)
 
 
 def describe_stages(pipeline: Pipeline, memory_from: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

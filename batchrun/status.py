@@ -34,6 +34,8 @@ class TaskStatus:
     """The proven limit of what any answer can reach."""
     log: str = ""
     """What it printed and logged since the status before; at most a few KiB of it."""
+    chunk: int | None = None
+    """The chunk that it is at, where it has several."""
 
     @property
     def share(self) -> float | None:

@@ -96,7 +96,7 @@ def test_a_package_that_workers_do_not_have_travels_with_the_run(address, packag
 def test_workers_that_share_no_files_are_sent_their_rows_and_send_back_their_results(
     address, here, monkeypatch
 ):
-    monkeypatch.setattr("batchrun.cluster.executor.DaskExecutor._shares", lambda *_: False)
+    monkeypatch.setattr("batchrun.cluster.executor.DaskExecutor.shares", lambda *_: False)
     table = pd.DataFrame({"x": range(30), "pit": list("cab") * 10})
 
     def size(chunk: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from batchrun.config import Settings
 from batchrun.context import ChunkContext
 from batchrun.definition import Pipeline, Stage
 from batchrun.errors import ParameterError, RunNotFoundError, UsageError
-from batchrun.events import ChunkSettled, Event, RunEnded, RunStarted
+from batchrun.events import ChunksSettled, Event, RunEnded, RunStarted
 from batchrun.handle import RunHandle, submit_pipeline
 from batchrun.launch import resume_run, run_pipeline
 from batchrun.outcome import Outcome, RunState
@@ -111,7 +111,7 @@ def test_what_cannot_run_is_refused_when_it_is_submitted():
 
 def test_an_error_that_ends_the_run_reaches_who_waits():
     def burst(event: Event) -> None:
-        if isinstance(event, ChunkSettled):
+        if isinstance(event, ChunksSettled):
             raise RuntimeError("the observer is broken")
 
     handle = submit(observers=[burst])

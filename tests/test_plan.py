@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from batchrun import by_file, by_group, by_rows
-from batchrun.data.source import open_source
+from batchrun.data.opening import open_source
 from batchrun.plan import Plan, read_plan
 from batchrun.store.artifacts import RunFolder
 
@@ -39,7 +40,7 @@ def test_a_wave_is_on_disk_before_its_chunks_are_handed_out(folder):
 def test_another_session_finds_the_plan_and_hands_out_what_is_not_settled(folder):
     make(folder, by_rows(30)).extend()
 
-    again = make(folder, by_rows(30), settled={1: 30, 3: 10})
+    again = make(folder, by_rows(30), settled=np.array([1, 3]))
 
     assert again.complete
     assert again.take(10) == [0, 2]
@@ -88,7 +89,7 @@ def test_a_chunk_that_is_cut_has_its_parts_in_its_place_after_a_restart_too(fold
     assert plan.parts_of(0) == set()
     assert (len(plan), plan.standing, plan.rows, plan.left) == (10, 7, 100, 0)
     assert plan.is_part(9)
-    again = make(folder, by_rows(30), settled={0: 30, 8: 7})
+    again = make(folder, by_rows(30), settled=np.array([0, 8]))
     assert again.complete
     assert sorted(again.take(10)) == [2, 5, 6, 7, 9]
     assert again.cuts() == {1: (4, 5), 3: (6, 7), 4: (8, 9)}

@@ -29,7 +29,7 @@ from batchrun import (
 )
 from batchrun.config import load_settings
 from batchrun.errors import InputError, ParameterError, PipelineError, RunFailedError
-from batchrun.events import AttemptEnded, ChunkSettled, RunEnded, RunStarted
+from batchrun.events import AttemptEnded, ChunksSettled, RunEnded, RunStarted
 from batchrun.executor import InlineExecutor, WorkersChanged
 from batchrun.resources import Demand
 from batchrun.store.runs import RunStore
@@ -332,7 +332,7 @@ def test_observers_hear_of_every_chunk_after_it_is_durable():
 
     assert isinstance(heard[0], RunStarted)
     assert isinstance(heard[-1], RunEnded)
-    assert sum(event.rows for event in heard if isinstance(event, ChunkSettled)) == report.rows_in
+    assert sum(event.rows.sum() for event in heard if isinstance(event, ChunksSettled)) == report.rows_in
 
 
 @pytest.mark.usefixtures("here")

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
+from batchrun.data.buffers import blank_bytes, encode_in_place, encode_to_bytes
 from batchrun.data.table import decode, encode
 from batchrun.outcome import Cause
-from batchrun.worker.buffers import blank_bytes, encode_in_place
 from batchrun.worker.capture import NEWS, Capture, HeadTail, chunk_logger
 from batchrun.worker.channel import Channel, ChannelError, frame
 from batchrun.worker.messages import Stop
@@ -92,7 +92,7 @@ def test_blank_bytes_are_ordinary_bytes_once_filled() -> None:
     ],
 )
 def test_a_table_encoded_in_place_is_the_same_stream(table: pa.Table) -> None:
-    assert bytes(encode_in_place(table)) == encode(table)
+    assert bytes(encode_in_place(table)) == encode_to_bytes(table) == encode(table)
     assert decode(bytes(encode_in_place(table))).equals(table)
 
 

@@ -28,12 +28,20 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future, get_worker
 
 from batchrun.cluster.connection import Connection, list_workers, worker_facts
-from batchrun.cluster.stopping import ask_to_stop, end_tasks
+from batchrun.cluster.stopping import ask_back, ask_to_stop, end_tasks
 from batchrun.errors import ClusterError
-from batchrun.executor import Placement, Signal, TaskDone, TaskLost, TaskReported, WorkersChanged
+from batchrun.executor import (
+    Placement,
+    Signal,
+    TaskDone,
+    TaskLost,
+    TaskReported,
+    TaskShortened,
+    WorkersChanged,
+)
 from batchrun.resources import Worker, format_bytes
 from batchrun.status import TaskStatus
-from batchrun.worker.task import Task, TaskResult, run_task
+from batchrun.worker.work import Work, WorkResult, run_work
 
 if TYPE_CHECKING:
     from batchrun.data.source import Source
@@ -42,6 +50,8 @@ __all__ = ["DaskExecutor"]
 
 _log = logging.getLogger(__name__)
 
+_Told = TaskReported | TaskShortened | WorkersChanged
+"""Signals that come ready made."""
 _SCATTER_ABOVE = 2**18
 """Tasks of more bytes go to their worker beside the graph."""
 _TICK = 0.5
@@ -55,14 +65,14 @@ class _Entry:
         self._program = program
         self._topic = topic
 
-    def __call__(self, task: bytes) -> TaskResult:
-        loaded: Task = pickle.loads(task)  # noqa: S301  it comes from the runner, as all code here does
+    def __call__(self, task: bytes) -> WorkResult:
+        loaded: Work = pickle.loads(task)  # noqa: S301  it comes from the runner, as all code here does
         worker = get_worker()
 
         def report(status: TaskStatus) -> None:
             worker.log_event(self._topic, {"status": asdict(status)})
 
-        return run_task(self._program, loaded, worker=str(worker.name), report=report)
+        return run_work(self._program, loaded, worker=str(worker.name), report=report)
 
 
 @dataclass
@@ -100,11 +110,21 @@ class DaskExecutor:
         self._killed_at: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._advertised: dict[str, frozenset[str]] = {}
-        self._inbox: queue.SimpleQueue[str | TaskReported | WorkersChanged] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[str | _Told] = queue.SimpleQueue()
         self._topic = f"batchrun-status-{uuid.uuid4().hex}"
         self._connected = True
         self._subscribe()
-        self.shares_files = connection.local or (shared_folder is not None and self._shares(shared_folder))
+        self._local = connection.local
+        self.shares_files = self._local or (shared_folder is not None and self.shares(shared_folder))
+
+    def shares(self, folder: str) -> bool:
+        """Whether a worker of each host reads and writes in *folder* what the runner does."""
+        from batchrun.cluster.file_probe import probe
+
+        if self._local:
+            return True
+        one_of_each = {worker.host: worker.address for worker in self.workers()}
+        return probe(self._client, folder, list(one_of_each.values()))
 
     def workers(self) -> Sequence[Worker]:
         """The live workers."""
@@ -181,6 +201,13 @@ class DaskExecutor:
         if self._client.status == "running":
             ask_to_stop(self._client, self._by_worker(held), keep_best=keep_best, grace=grace)
 
+    def recall(self, keys: Sequence[str]) -> None:
+        """Ask the workers of packs for what has not begun; does not wait for an answer."""
+        with self._lock:
+            held = {key: self._held[key] for key in keys if key in self._held}
+        if self._client.status == "running":
+            ask_back(self._client, self._by_worker(held), self._on_shortened)
+
     def cancel(self, keys: Sequence[str]) -> None:
         """Give up tasks and end what runs: child processes are killed, and a worker in whose own process a
         stage goes on is restarted, unless others have work there."""
@@ -230,13 +257,6 @@ class DaskExecutor:
         from batchrun.dashboard.plugin import install
 
         return install(self._client)
-
-    def _shares(self, folder: str) -> bool:
-        """Whether a worker of each host reads and writes in *folder* what the runner does."""
-        from batchrun.cluster.file_probe import probe
-
-        one_of_each = {worker.host: worker.address for worker in self.workers()}
-        return probe(self._client, folder, list(one_of_each.values()))
 
     # Sending
 
@@ -300,6 +320,9 @@ class DaskExecutor:
         if isinstance(message, dict) and "status" in message:
             self._inbox.put(TaskReported(TaskStatus(**message["status"])))
 
+    def _on_shortened(self, key: str, begun: int) -> None:
+        self._inbox.put(TaskShortened(key, begun))
+
     def _on_memory_kill(self, event: tuple[float, Any]) -> None:
         message = event[1]
         if isinstance(message, dict) and "worker" in message:
@@ -341,21 +364,21 @@ class DaskExecutor:
 
     # Reading
 
-    def _drain(self) -> Iterable[str | TaskReported | WorkersChanged]:
+    def _drain(self) -> Iterable[str | _Told]:
         while True:
             try:
                 yield self._inbox.get_nowait()
             except queue.Empty:
                 return
 
-    def _read(self, items: Iterable[str | TaskReported | WorkersChanged]) -> list[Signal]:
+    def _read(self, items: Iterable[str | _Told]) -> list[Signal]:
         """Turn what came in into signals, one for each task that is waited for."""
         changed, keys = False, []
         signals: list[Signal] = []
         for item in items:
             if isinstance(item, WorkersChanged):
                 changed = True
-            elif isinstance(item, TaskReported):
+            elif isinstance(item, TaskReported | TaskShortened):
                 signals.append(item)
             else:
                 keys.append(item)
@@ -372,16 +395,16 @@ class DaskExecutor:
                 signals.append(self._lost(key, task))
         return [*signals, WorkersChanged()] if changed else signals
 
-    def _gather(self, futures: dict[str, Future]) -> dict[str, TaskResult | None]:
+    def _gather(self, futures: dict[str, Future]) -> dict[str, WorkResult | None]:
         finished = {key: future for key, future in futures.items() if future.status == "finished"}
         if not finished:
             return {}
         try:
-            gathered: dict[str, TaskResult | None] = self._client.gather(finished, errors="skip")
+            gathered: dict[str, WorkResult | None] = self._client.gather(finished, errors="skip")
             return gathered
         except Exception as error:  # one result that cannot be read must not hide the others
             _log.debug("a batch of results could not be read at once: %s", error)
-        one_by_one: dict[str, TaskResult | None] = {}
+        one_by_one: dict[str, WorkResult | None] = {}
         for key, future in finished.items():
             try:
                 one_by_one[key] = self._client.gather([future], errors="skip")[0]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from batchrun.worker.running import stop_tasks
+from batchrun.worker.running import recall, stop_tasks
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["ask_to_stop", "end_tasks"]
+__all__ = ["ask_back", "ask_to_stop", "end_tasks"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,28 @@ def ask_to_stop(client: Client, tasks: Mapping[str, Sequence[str]], *, keep_best
 
     if tasks:
         client.loop.add_callback(ask)
+
+
+def ask_back(client: Client, packs: Mapping[str, Sequence[str]], tell: Callable[[str, int], None]) -> None:
+    """Tell the workers of *packs* (address: keys) that no further chunk of them shall begin; does not wait.
+
+    *tell* hears of each pack that has not ended how many of its chunks have begun.
+    """
+
+    async def ask(address: str, keys: Sequence[str]) -> None:
+        try:
+            answer = await client.run(recall, list(keys), workers=[address])
+        except Exception as error:
+            _log.debug("worker %s is gone: %s", address, error)
+            return
+        for key, begun in answer.get(address, {}).items():
+            tell(key, begun)
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(ask(address, keys) for address, keys in packs.items()))
+
+    if packs:
+        client.loop.add_callback(ask_all)
 
 
 def end_tasks(client: Client, tasks: Mapping[str, Sequence[str]]) -> None:

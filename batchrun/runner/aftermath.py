@@ -47,10 +47,10 @@ class Aftermath:
     _delayed: list[tuple[float, int, Delayed]] = field(default_factory=list)
     _to_cut: dict[int, ErrorRecord] = field(default_factory=dict)
 
-    def failed(self, running: RunningTask, attempt: Attempt, *, fresh: bool) -> None:
+    def failed(self, running: RunningTask, waiting: Waiting, attempt: Attempt, *, fresh: bool) -> None:
         """Decide about a chunk whose attempt failed, record the attempt with the decision, and act on it."""
-        state, waiting = self.state, running.choice.waiting
-        progress = state.chunks[waiting.chunk]
+        state = self.state
+        progress = state.progress(waiting.chunk)
         progress.tries += 1
         error = attempt.error or ErrorRecord("ResultError", "the worker gave no result")
         cause = attempt.cause or cause_of(attempt.outcome)
@@ -58,7 +58,7 @@ class Aftermath:
             cause,
             error,
             count=progress.failed(cause, error),
-            alone=running.alone,
+            alone=running.alone and len(running.items) == 1,
             fresh=fresh,
             divisible=state.plan.can_cut(waiting.chunk),
             larger=state.dispatcher.larger_memory(waiting.leg, running.task.demand.memory),
@@ -72,17 +72,24 @@ class Aftermath:
             return
         self.record(replace(attempt, decision=decision.word, next_step=str(decision)))
         if not state.stopping:  # nobody stopped it on hearing of the attempt
-            self._act(decision, running, attempt, error)
+            self._act(decision, running, waiting, attempt, error)
 
     def record(self, attempt: Attempt) -> None:
         """Record an attempt and tell of it."""
+        attempt = replace(attempt, key=self.state.plan.key(attempt.chunk))
         self.state.recorder.attempt(attempt)
         self.state.narrator.ended(attempt)
 
     # Carrying out
 
-    def _act(self, decision: Decision, running: RunningTask, attempt: Attempt, error: ErrorRecord) -> None:
-        waiting = running.choice.waiting
+    def _act(
+        self,
+        decision: Decision,
+        running: RunningTask,
+        waiting: Waiting,
+        attempt: Attempt,
+        error: ErrorRecord,
+    ) -> None:
         match decision:
             case Retry(wait=wait):
                 again = replace(
@@ -107,7 +114,8 @@ class Aftermath:
 
     def _give_up(self, waiting: Waiting, attempt: Attempt, error: ErrorRecord) -> None:
         state = self.state
-        progress = state.chunks.pop(waiting.chunk)
+        progress = state.progress(waiting.chunk)
+        del state.chunks[waiting.chunk]
         settled = SettledChunk(waiting.chunk, attempt.outcome, waiting.rows, 0, progress.seconds)
         state.recorder.given_up(settled, self._rows_of(waiting.chunk))
         self.quarantined += waiting.rows

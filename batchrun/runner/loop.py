@@ -9,32 +9,48 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from batchrun.data.source import Source
-from batchrun.data.table import Inline, Stored
+from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline
-from batchrun.dispatch import Choice, Dispatcher, Waiting
+from batchrun.dispatch import Dispatcher
 from batchrun.errors import ClusterError
 from batchrun.events import Observer
-from batchrun.executor import Executor, Placement, Signal, TaskDone, TaskLost, TaskReported
+from batchrun.executor import (
+    Executor,
+    Placement,
+    Signal,
+    TaskDone,
+    TaskLost,
+    TaskReported,
+    TaskShortened,
+    WorkersChanged,
+)
 from batchrun.narrator import Narrator
-from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome
+from batchrun.outcome import ErrorRecord
 from batchrun.plan import Plan
-from batchrun.resources import describe_workers, format_seconds
+from batchrun.resources import Demand, describe_workers, format_seconds
 from batchrun.runner.aftermath import Aftermath
+from batchrun.runner.arriving import Arriving
+from batchrun.runner.combining import Combining
+from batchrun.runner.placing import Placing
 from batchrun.runner.snapshot import snapshot
-from batchrun.runner.state import ChunkProgress, RunnerSettings, RunnerState, RunningTask
+from batchrun.runner.state import RunnerSettings, RunnerState
 from batchrun.runner.stopping import Stopping
+from batchrun.status import TaskStatus
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import Recorder
-from batchrun.store.runs import SettledChunk
-from batchrun.worker.task import Limits, Task, TaskResult, ship
+from batchrun.store.records import SettledChunks
 
 __all__ = ["Runner"]
 
-FEED = 1_024
+FEED = 4_096
 """Chunks handed to the dispatcher at a time, so that a million of them need not be objects at once."""
+SUPPLY_EVERY = 0.01
+"""Seconds between looks at rows that are on their way."""
+RECALL_AFTER = 1.0
+"""Seconds after which what has not begun of a pack is asked back: all of it was to take a tenth of that."""
 
 
 def _as_asked(leg: int, rows: int) -> int:
@@ -59,8 +75,10 @@ class Runner:
     executor: Executor
     observers: Sequence[Observer] = ()
     settings: RunnerSettings = field(default_factory=RunnerSettings)
-    recalled: Sequence[SettledChunk] = ()
+    recalled: SettledChunks | None = None
     """Chunks that earlier sessions of the run solved."""
+    supply: Supply | None = None
+    """What brings the rows of the input to where workers can read them; None if all are there."""
     tries: dict[tuple[int, str], int] = field(default_factory=dict)
     """How often each chunk was tried at each stage in earlier sessions of the run."""
     memory_for: Callable[[int, int], int] = _as_asked
@@ -72,6 +90,9 @@ class Runner:
         legs = self.pipeline.legs
         demands = [self.pipeline.stages[leg[0]].demand for leg in legs]
         isolated = frozenset(n for n, leg in enumerate(legs) if self.pipeline.stages[leg[0]].isolated)
+        combines = self.pipeline.associative and self.executor.shares_files
+        if combines:
+            demands.append(Demand())
         self._dispatcher = Dispatcher(demands, self.settings.look_ahead, isolated)
         self._narrator = Narrator(self.run_id, self.observers, self.clock, self.settings.slots_every)
         self._state = RunnerState(
@@ -92,12 +113,15 @@ class Runner:
         )
         self._aftermath = Aftermath(self._state)
         self._stopping = Stopping(self._state, self._aftermath)
+        self._combining = Combining(self._state) if combines else None
+        self._placing = Placing(self._state, self._combining)
+        self._arriving = Arriving(self._state, self._aftermath, self._stopping, self._combining)
         if self.recalled:  # they went through every stage
             for stage in self.pipeline.stages:
                 self._state.tally.passed(stage.name)
         self._unmet_since: float | None = None
         self._interrupted = False
-        self._serial = 0
+        self._recalled_at = self.clock()
 
     @property
     def broken(self) -> ErrorRecord | None:
@@ -114,6 +138,11 @@ class Runner:
         """Whether somebody asked for the whole run to be cancelled."""
         return self._stopping.cancelled
 
+    @property
+    def combining(self) -> Combining | None:
+        """What combined the results on workers; None if that was not its place."""
+        return self._combining
+
     def stop(self) -> None:
         """Start nothing new and end soon; may be called from a signal handler."""
         self._interrupted = self._state.stopping = True
@@ -124,11 +153,14 @@ class Runner:
         for chunk, parts in self.plan.cuts().items():
             self._narrator.cut(chunk, parts, [self.plan.size(part) for part in parts])
         self._narrator.planned(self.plan)
-        self._narrator.recalled(self.recalled)
+        if self.recalled:
+            self._narrator.recalled(self.recalled)
+            if self._combining is not None:
+                self._combining.settled(self.recalled)
         try:
             while not self._finished():
                 self._dispatch()
-                self._narrator.slots(self._dispatcher, self.plan, self.executor.workers)
+                self._narrator.slots(self._dispatcher, self.executor.workers)
                 for signal in self.executor.wait(self._patience()):
                     self._take(signal)
                 self._aftermath.cut()
@@ -136,6 +168,7 @@ class Runner:
                 self._stopping.enforce()
                 self._aftermath.wake()
                 self._check_workers()
+                self._recall()
                 if self.recorder.due_in() == 0.0:
                     self._flush()
                 self.recorder.live(lambda: snapshot(self._state, self._aftermath))
@@ -154,26 +187,31 @@ class Runner:
         if self._state.stopping:
             return self._stopping.over
         idle = not self._state.running and not self._aftermath.busy and not self._dispatcher.waiting
-        return idle and self.plan.complete and not self.plan.left
+        if not idle or not self.plan.complete or self.plan.left:
+            return False
+        if self._combining is not None and self._combining.busy:
+            self._flush()  # the last results to combine may wait for it
+            return not (self._dispatcher.waiting or self._combining.busy)
+        return True
 
     def _feed(self) -> None:
         """Let chunks wait for slots; cut more of the input only when nothing waits any more."""
-        if self._dispatcher.waiting >= FEED // 4:
-            return
-        if not self.plan.left and not self._dispatcher.waiting and not self.plan.complete:
-            self.plan.extend()
-            self._narrator.planned(self.plan)
-        for chunk in self.plan.take(FEED):
-            if self._stopping.is_unwanted(chunk):
-                continue
-            self._state.chunks[chunk] = ChunkProgress()
-            self._await_slot(chunk, 0)
+        if self._dispatcher.waiting < FEED // 4:
+            if not self.plan.left and not self._dispatcher.waiting and not self.plan.complete:
+                self.plan.extend()
+                self._narrator.planned(self.plan)
+            for chunk in self.plan.take(FEED, ready=self._ready):
+                if not self._stopping.is_unwanted(chunk):
+                    self._state.await_slot(chunk, 0)
+        self._dispatcher.behind = self.plan.left
 
-    def _await_slot(self, chunk: int, leg: int) -> None:
-        """Let a chunk compete for a slot."""
-        rows = self.plan.size(chunk)
-        memory = self.memory_for(leg, rows)
-        self._dispatcher.add(Waiting(chunk, leg, rows, part=self.plan.is_part(chunk), memory=memory))
+    @property
+    def _ready(self) -> int | None:
+        """The first row that workers cannot read yet; None if they can read all."""
+        if self.supply is None or self.supply.done:
+            return None
+        self.supply.check()
+        return self.supply.ready
 
     def _dispatch(self) -> None:
         """Fill every free slot."""
@@ -184,143 +222,52 @@ class Runner:
             choices = self._dispatcher.choose()
             if not choices:
                 break
-            placements += [self._place(choice) for choice in choices]
+            placements += [self._placing.place(choice) for choice in choices]
         if placements:
             self.executor.submit(placements)
             placed = [self._state.running[placement.task.key] for placement in placements]
+            placed = [running for running in placed if not running.is_fold]
             self._narrator.placed(
-                [running.task.chunk for running in placed], [running.choice.worker.name for running in placed]
+                [item.chunk for running in placed for item in running.items],
+                [running.choice.worker.name for running in placed for _ in running.items],
+                [len(running.items) for running in placed],
             )
 
-    def _place(self, choice: Choice) -> Placement:
-        """Make the task of a choice."""
-        chunk, leg = choice.waiting.chunk, choice.waiting.leg
-        progress = self._state.chunks[chunk]
-        stages = [self.pipeline.stages[number] for number in self.pipeline.legs[leg]]
-        last = leg == len(self.pipeline.legs) - 1
-        self._serial += 1
-        token = f"{self.recorder.session}-{self._serial:x}"
-        path = self.folder.result(chunk, token) if last else self.folder.handoff(chunk, leg, token)
-        shared = self.executor.shares_files
-        ref = progress.input or self.source.slice(*self.plan.bounds(chunk))
-        task = Task(
-            key=f"batchrun-{self.run_id}-{chunk}-{leg}-{token}",
-            run_id=self.run_id,
-            chunk=chunk,
-            leg=leg,
-            attempt=self.tries.get((chunk, stages[0].name), 0) + progress.tries + 1,
-            rows=choice.waiting.rows,
-            input=ref if shared else ship(ref),
-            demand=self._dispatcher.demand(leg, choice.waiting.memory),
-            store_to=path if shared else None,
-            inline_limit=self.settings.small_result if last else self.settings.small_handoff,
-            limits=tuple(Limits(stage.name, stage.timeout, stage.stop_after) for stage in stages)
-            if stages[0].isolated
-            else (),
-            grace=self.settings.solution_grace,
-            chunks_per_child=self.settings.chunks_per_child,
-            fresh=choice.waiting.fresh,
-        )
-        self._state.running.place(task, choice)
-        return Placement(task, choice.worker.address)
+    def _recall(self) -> None:
+        """Take back what waits in packs that take longer than they should, so that others can have it."""
+        if self.clock() - self._recalled_at < RECALL_AFTER / 4:
+            return
+        self._recalled_at, latest = self.clock(), time.time() - RECALL_AFTER
+        slow = [
+            running
+            for running in self._state.running
+            if not (running.is_single or running.recalled) and running.placed < latest
+        ]
+        for running in slow:
+            running.recalled = True
+        if slow:
+            self.executor.recall([running.task.key for running in slow])
 
     # Observing
 
     def _take(self, signal: Signal) -> None:
-        if isinstance(signal, TaskDone):
-            self._done(signal.key, signal.result)
-        elif isinstance(signal, TaskLost):
-            self._lost(signal)
-        elif isinstance(signal, TaskReported):
-            running = self._state.running.report(signal.status)
-            if running is not None:
-                self._narrator.reported(running.task.chunk, running.choice.worker.name, signal.status)
-        else:
-            self._dispatcher.set_workers(self.executor.workers())
+        match signal:
+            case TaskDone():
+                self._arriving.done(signal.key, signal.result)
+            case TaskLost():
+                self._arriving.lost(signal)
+            case TaskReported():
+                self._report(signal.status)
+            case TaskShortened():
+                self._arriving.shortened(signal.key, signal.begun)
+            case WorkersChanged():
+                self._dispatcher.set_workers(self.executor.workers())
 
-    def _done(self, key: str, result: TaskResult) -> None:
-        running = self._settle_slot(key)
-        if running is None:
-            return
-        chunk, leg = running.task.chunk, running.task.leg
-        progress = self._state.chunks[chunk]
-        seconds = sum(attempt.seconds for attempt in result.attempts)
-        progress.seconds += seconds
-        for attempt in result.attempts[: -1 if result.output is None else None]:
-            self._aftermath.record(_explained(attempt))
-            if attempt.outcome.solved:
-                self._state.tally.passed(attempt.stage)
-            progress.best = attempt.best or progress.best
-            progress.stopped |= attempt.outcome is Outcome.STOPPED_WITH_SOLUTION
-        if result.output is None:
-            self.executor.release([key])
-            self._failed(running, result.attempts[-1], fresh=result.fresh)
-            return
-        self._dispatcher.measured(leg, seconds)
-        if leg < len(self.pipeline.legs) - 1 and not result.ended:
-            self.executor.release([key])
-            self._state.chunks[chunk] = ChunkProgress(
-                input=result.output, seconds=progress.seconds, best=progress.best, stopped=progress.stopped
-            )
-            if not self._state.stopping or (progress.stopped and self._stopping.keep_best):
-                self._await_slot(chunk, leg + 1)
-            return
-        self._solved(running, result.rows_out, result.output)
-
-    def _solved(self, running: RunningTask, rows_out: int, output: Inline | Stored) -> None:
-        """The chunk went through every stage."""
-        chunk, rows = running.task.chunk, running.task.rows
-        progress = self._state.chunks.pop(chunk)
-        self.plan.measured(rows, progress.seconds)
-        best = progress.best
-        settled = SettledChunk(
-            chunk,
-            Outcome.STOPPED_WITH_SOLUTION if progress.stopped else Outcome.SUCCEEDED,
-            rows,
-            rows_out,
-            progress.seconds,
-            objective=best.objective if best else None,
-            bound=best.bound if best else None,
-        )
-        self.recorder.solved(settled, output, running.task.key)
-
-    def _failed(self, running: RunningTask, attempt: Attempt, *, fresh: bool) -> None:
-        if attempt.outcome is Outcome.CANCELLED or running.cancelled:
-            self._aftermath.record(_explained(attempt))
-            self._stopping.ended(running)
-        else:
-            self._aftermath.failed(running, attempt, fresh=fresh)
-
-    def _lost(self, signal: TaskLost) -> None:
-        running = self._settle_slot(signal.key)
-        if running is None:
-            return
-        task, now = running.task, time.time()
-        status = running.status
-        name = "WorkerLost" if signal.worker_died else "TaskLost"
-        attempt = Attempt(
-            chunk=task.chunk,
-            stage=status.stage if status else self._state.first_stage(task.leg).name,
-            attempt=task.attempt,
-            worker=running.choice.worker.name,
-            outcome=Outcome.WORKER_LOST if signal.worker_died else Outcome.FAILED,
-            started=running.placed,
-            seconds=now - running.placed,
-            rows_in=task.rows,
-            peak_memory=status.peak_memory if status else None,
-            error=ErrorRecord(name, signal.reason, classes=(name,), signature=name),
-            cause=Cause.WORKER_LOST if signal.worker_died else Cause.INFRASTRUCTURE,
-            log=running.log,
-        )
-        self._state.chunks[task.chunk].seconds += attempt.seconds
-        self._failed(running, attempt, fresh=True)
-
-    def _settle_slot(self, key: str) -> RunningTask | None:
-        """Free the slot of a task; None if nothing is expected of it any more."""
-        running = self._state.running.remove(key)
+    def _report(self, status: TaskStatus) -> None:
+        running = self._state.running.report(status)
         if running is not None:
-            self._dispatcher.give_back(running.choice)
-        return running
+            chunk = running.first.chunk if status.chunk is None else status.chunk
+            self._narrator.reported(chunk, running.choice.worker.name, status)
 
     def _check_workers(self) -> None:
         """Give the run up when workers that it needs stay away."""
@@ -344,20 +291,18 @@ class Runner:
     def _flush(self) -> None:
         settled, keys = self.recorder.flush(chunks=self.plan.standing)
         self.executor.release(keys)
-        self._narrator.settled(settled)
+        if len(settled):
+            self._narrator.settled(settled)
+            if self._combining is not None:
+                self._combining.settled(settled)
+            if self.supply is not None:
+                self.supply.settled(*self.plan.bounds_of(settled.chunks[settled.solved]))
 
     def _patience(self) -> float:
         """Seconds that the runner may sleep if nothing happens."""
         waits = [self.settings.slots_every, self.recorder.due_in()]
         if self._aftermath.next_at is not None:
             waits.append(self._aftermath.next_at - self.clock())
+        if self._ready is not None and self.plan.left:
+            waits.append(SUPPLY_EVERY)
         return max(0.0, min(wait for wait in waits if wait is not None))
-
-
-def _explained(attempt: Attempt) -> Attempt:
-    """An attempt that was stopped on purpose, with what follows from that."""
-    if attempt.outcome is Outcome.STOPPED_WITH_SOLUTION:
-        return replace(attempt, decision="keep", next_step="its best answer so far is kept as the result")
-    if attempt.outcome is Outcome.CANCELLED:
-        return replace(attempt, decision="cancel", next_step="left for a resume of the run")
-    return attempt

@@ -17,7 +17,8 @@ MOST = 1_000
 def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
     """What runs, what waits for what, and which workers there are."""
     now, clock = time.time(), state.clock()
-    running = sorted(state.running, key=lambda task: task.placed)[:MOST]
+    chunks = (task for task in state.running if not task.is_fold)
+    running = sorted(chunks, key=lambda task: task.placed)[:MOST]
     return LiveState(
         at=now,
         running=tuple(_running(state, task) for task in running),
@@ -47,25 +48,31 @@ def _waiting(state: RunnerState) -> tuple[WaitingChunks, ...]:
     if behind:
         queues.append((0, state.dispatcher.demand(0), behind))
     return tuple(
-        WaitingChunks(state.first_stage(leg).name, str(demand), demand.memory, dict(demand.tags), chunks)
+        WaitingChunks(state.waits_for(leg), str(demand), demand.memory, dict(demand.tags), chunks)
         for leg, demand, chunks in queues
     )
 
 
 def _running(state: RunnerState, running: RunningTask) -> RunningChunk:
-    task, status = running.task, running.status
+    status = running.status
+    item = running.items[-1] if running.items else running.first
     return RunningChunk(
-        chunk=task.chunk,
-        stage=status.stage if status else state.first_stage(task.leg).name,
-        attempt=task.attempt,
+        chunk=item.chunk if status is None or status.chunk is None else status.chunk,
+        stage=running.stage or state.first_stage(item.leg).name,
+        attempt=state.attempt(item),
         worker=running.choice.worker.name,
         started=running.placed,
-        rows=task.rows,
+        rows=sum(each.rows for each in running.items),
         share=status.share if status else None,
-        message=status.message if status else "",
+        message=(status.message if status else "") or _company(running),
         memory=status.memory if status else None,
         peak_memory=status.peak_memory if status else None,
         objective=status.objective if status else None,
         bound=status.bound if status else None,
         log=running.log,
     )
+
+
+def _company(running: RunningTask) -> str:
+    """Who else is in the task."""
+    return "" if running.is_single else f"one of {len(running.items)} short chunks in one task"

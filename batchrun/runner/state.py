@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from batchrun.data.source import Source
 from batchrun.data.table import TableRef
 from batchrun.definition import Pipeline, Stage
-from batchrun.dispatch import Choice, Dispatcher
+from batchrun.dispatch import Choice, Dispatcher, Waiting
 from batchrun.executor import Executor
 from batchrun.narrator import Narrator
 from batchrun.outcome import Cause, ErrorRecord, Incumbent
@@ -20,7 +21,9 @@ from batchrun.recovery import Tally
 from batchrun.status import TaskStatus
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import Recorder
+from batchrun.worker.fold import Fold
 from batchrun.worker.task import Task
+from batchrun.worker.work import Work
 
 __all__ = ["ChunkProgress", "RunnerSettings", "RunnerState", "RunningTask", "RunningTasks"]
 
@@ -89,10 +92,14 @@ class ChunkProgress:
 class RunningTask:
     """A task that was placed."""
 
-    task: Task
+    task: Work
     choice: Choice
     placed: float
     """When, in seconds since the epoch."""
+    items: list[Waiting]
+    """The chunks that it still has: those of a pack that were taken back are no longer among them."""
+    recalled: bool = False
+    """Whether the chunks of it that have not begun were asked back."""
     alone: bool = True
     """Whether no other task was ever on its worker at the same time."""
     status: TaskStatus | None = None
@@ -101,6 +108,31 @@ class RunningTask:
     """The tail of its log."""
     cancelled: bool = False
     """Whether somebody asked for the chunk to be cancelled."""
+
+    @property
+    def first(self) -> Waiting:
+        """The only chunk, or the first of a pack."""
+        return self.choice.first
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it was placed with one chunk."""
+        return len(self.choice.items) == 1
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether it combines results, and has no chunk."""
+        return isinstance(self.task, Fold)
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether it runs in a child process."""
+        return isinstance(self.task, Task) and self.task.isolated
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that it is at, if it told."""
+        return self.status.stage if self.status else None
 
 
 class RunningTasks:
@@ -119,14 +151,18 @@ class RunningTasks:
     def __getitem__(self, key: str) -> RunningTask:
         return self._by_key[key]
 
+    def get(self, key: str) -> RunningTask | None:
+        """The task of that key; None if it has come back."""
+        return self._by_key.get(key)
+
     @property
     def keys(self) -> list[str]:
         """The keys of all of them."""
         return list(self._by_key)
 
-    def place(self, task: Task, choice: Choice) -> RunningTask:
+    def place(self, task: Work, choice: Choice) -> RunningTask:
         """A task goes to a worker."""
-        self._by_key[task.key] = running = RunningTask(task, choice, time.time())
+        self._by_key[task.key] = running = RunningTask(task, choice, time.time(), list(choice.items))
         there = self._by_worker.setdefault(choice.worker.address, set())
         for other in there:
             self._by_key[other].alone = running.alone = False
@@ -179,12 +215,42 @@ class RunnerState:
 
     def __post_init__(self) -> None:
         self.chunks: dict[int, ChunkProgress] = {}
+        self.legs = self.pipeline.legs
         self.running = RunningTasks()
         self.tally = Tally(self.settings.stop_after_alike or sys.maxsize)
 
+    def progress(self, chunk: int) -> ChunkProgress:
+        """What is known of a chunk; most have nothing to be known and no entry."""
+        return self.chunks.setdefault(chunk, ChunkProgress())
+
+    def await_slot(self, chunk: int, leg: int, **more: Any) -> None:
+        """Let a chunk compete for a slot."""
+        rows = self.plan.size(chunk)
+        self.dispatcher.add(
+            Waiting(
+                chunk,
+                leg,
+                rows,
+                seconds=self.plan.seconds(leg, chunk),
+                part=self.plan.is_part(chunk),
+                memory=self.memory_for(leg, rows),
+                **more,
+            )
+        )
+
+    def attempt(self, waiting: Waiting) -> int:
+        """Which try of its leg a chunk is at, from 1, those of earlier sessions counted."""
+        progress = self.chunks.get(waiting.chunk)
+        before = self.tries.get((waiting.chunk, self.first_stage(waiting.leg).name), 0) if self.tries else 0
+        return before + (progress.tries if progress else 0) + 1
+
+    def waits_for(self, leg: int) -> str:
+        """What a leg begins with, for people; the one after all stages combines results."""
+        return self.first_stage(leg).name if leg < len(self.legs) else "(combine)"
+
     def first_stage(self, leg: int) -> Stage:
         """The stage that a leg begins with."""
-        return self.pipeline.stages[self.pipeline.legs[leg][0]]
+        return self.pipeline.stages[self.legs[leg][0]]
 
     def stage(self, name: str) -> Stage | None:
         """The stage of that name; None for what is no stage, as loading the program."""

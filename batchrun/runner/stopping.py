@@ -6,9 +6,10 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from batchrun.dispatch import Waiting
 from batchrun.outcome import Outcome
 from batchrun.runner.aftermath import Aftermath
-from batchrun.runner.state import RunnerState, RunningTask
+from batchrun.runner.state import ChunkProgress, RunnerState, RunningTask
 from batchrun.store.requests import CancelRequest
 from batchrun.store.runs import SettledChunk
 
@@ -78,13 +79,11 @@ class Stopping:
         self._settle(chunk, self.state.plan.size(chunk), 0.0)
         return True
 
-    def ended(self, running: RunningTask) -> None:
-        """A task was stopped without an answer; its chunk is cancelled, or left for a resume of the run."""
-        chunk = running.task.chunk
-        progress = self.state.chunks[chunk]
+    def ended(self, item: Waiting) -> None:
+        """A chunk was stopped without an answer; it is cancelled, or left for a resume of the run."""
         if not self.state.stopping:
-            del self.state.chunks[chunk]
-            self._settle(chunk, running.task.rows, progress.seconds)
+            progress = self.state.chunks.pop(item.chunk, ChunkProgress())
+            self._settle(item.chunk, item.rows, progress.seconds)
 
     def enforce(self) -> None:
         """Give up tasks that should have ended by now: those in a worker's own process can only be asked."""
@@ -97,27 +96,33 @@ class Stopping:
             self.state.executor.cancel([running.task.key for running in late])
         for running in late:
             self.state.dispatcher.give_back(running.choice)
-            self.ended(running)
+            for item in running.items[:-1]:  # of a pack only the chunk that began last can be at fault
+                if not self.state.stopping:
+                    self.state.dispatcher.add(item)
+            self.ended(running.items[-1])
 
     def _cancel(self, chunks: set[int], keep_best: bool) -> None:
         """Cancel some chunks, wherever they are."""
         state = self.state
         keys = []
         for running in state.running:
-            if running.task.chunk in chunks:
+            may_run = running.items[-1:] if running.recalled or running.is_single else []
+            if may_run and may_run[0].chunk in chunks:
                 running.cancelled = True
                 keys.append(running.task.key)
                 self._expect_end(running)
+            elif not running.is_single:  # those that have not begun when the pack is recalled will not
+                self._unwanted |= chunks & {item.chunk for item in running.items}
         state.executor.stop(keys, keep_best=keep_best, grace=state.settings.stop_grace)
         waiting = [*state.dispatcher.drop(chunks), *self.aftermath.drop(chunks)]
         for item in waiting:
-            progress = state.chunks.pop(item.chunk)
+            progress = state.chunks.pop(item.chunk, ChunkProgress())
             self._settle(item.chunk, item.rows, progress.seconds)
         self._unwanted |= chunks & set(state.plan.not_handed_out)
 
     def _expect_end(self, running: RunningTask) -> None:
         """A task was asked to stop; note by when it should be heard of."""
-        linger = LINGER_ISOLATED if running.task.isolated else LINGER
+        linger = LINGER_ISOLATED if running.is_isolated else LINGER
         self._overdue[running.task.key] = self.state.clock() + self.state.settings.stop_grace + linger
 
     def _settle(self, chunk: int, rows: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any
 
-from batchrun.worker.buffers import blank_bytes
+from batchrun.data.buffers import blank_bytes
 
 __all__ = ["Channel", "ChannelError"]
 

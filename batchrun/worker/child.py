@@ -86,8 +86,8 @@ class _Servant:
                 self._run(message, payload)
 
     def _run(self, order: Any, payload: bytes) -> None:
+        from batchrun.data.buffers import encode_in_place
         from batchrun.data.table import Inline
-        from batchrun.worker.buffers import encode_in_place
         from batchrun.worker.leg import StageEnd, load_steps, run_leg
         from batchrun.worker.messages import Settled
         from batchrun.worker.program import load_program

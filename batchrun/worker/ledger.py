@@ -25,13 +25,38 @@ REPORT_EVERY = 0.5
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A stage that ended, and what is known of it beside that."""
+
+    end: StageEnd
+    log: str
+    incumbents: tuple[Incumbent, ...]
+    peak_memory: int | None
+
+
 class Ledger:
-    """Collects the attempts of one task."""
+    """Collects the attempts of one chunk in one task."""
 
     def __init__(self, task: Task, worker: str) -> None:
         self._task = task
         self._worker = worker
-        self._attempts: list[Attempt] = []
+        self._entries: list[_Entry] = []
+
+    @property
+    def plain(self) -> bool:
+        """Whether all stages succeeded and there is nothing else to tell of any of them."""
+        return all(
+            entry.end.outcome is Outcome.SUCCEEDED
+            and not (entry.log or entry.incumbents)
+            and entry.peak_memory is None
+            for entry in self._entries
+        )
+
+    @property
+    def ends(self) -> list[StageEnd]:
+        """How each stage ended."""
+        return [entry.end for entry in self._entries]
 
     def add(
         self,
@@ -42,30 +67,13 @@ class Ledger:
         peak_memory: int | None = None,
     ) -> None:
         """One more stage ended."""
-        self._attempts.append(
-            Attempt(
-                chunk=self._task.chunk,
-                stage=ended.stage,
-                attempt=self._task.attempt,
-                worker=self._worker,
-                outcome=ended.outcome,
-                started=ended.started,
-                seconds=ended.seconds,
-                rows_in=ended.rows_in,
-                rows_out=ended.rows_out,
-                peak_memory=peak_memory,
-                error=ended.error,
-                cause=ended.cause,
-                log=log,
-                incumbents=incumbents,
-            )
-        )
+        self._entries.append(_Entry(ended, log, incumbents, peak_memory))
 
     def fail_last(self, error: ErrorRecord) -> None:
         """The result of the stage that ended last could not be handed over."""
-        self._attempts[-1] = replace(
-            self._attempts[-1], outcome=Outcome.FAILED, cause=Cause.ERROR, error=error, rows_out=0
-        )
+        last = self._entries[-1]
+        failed = replace(last.end, outcome=Outcome.FAILED, cause=Cause.ERROR, error=error, rows_out=0)
+        self._entries[-1] = replace(last, end=failed)
 
     def result(
         self,
@@ -79,11 +87,30 @@ class Ledger:
         return TaskResult(
             self._task.key,
             self._worker,
-            tuple(self._attempts),
+            tuple(map(self._attempt, self._entries)),
             output,
             rows_out,
             ended=emptied,
             fresh=fresh,
+        )
+
+    def _attempt(self, entry: _Entry) -> Attempt:
+        end = entry.end
+        return Attempt(
+            chunk=self._task.chunk,
+            stage=end.stage,
+            attempt=self._task.attempt,
+            worker=self._worker,
+            outcome=end.outcome,
+            started=end.started,
+            seconds=end.seconds,
+            rows_in=end.rows_in,
+            rows_out=end.rows_out,
+            peak_memory=entry.peak_memory,
+            error=end.error,
+            cause=end.cause,
+            log=entry.log,
+            incumbents=entry.incumbents,
         )
 
 

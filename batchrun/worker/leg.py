@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchrun.context import ChunkContext, Listener
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from batchrun.worker.task import Task
 
 __all__ = ["Host", "StageEnd", "load_steps", "run_leg"]
+
+
+HandOver = Callable[[Any, str], tuple["Inline | Stored | None", int]]
+"""Takes what the last stage of a leg returned, and its name; says where the result is, and its rows."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,9 @@ def run_leg(
     *,
     worker: str,
     start: int = 0,
+    frame: Any = None,
     encode: Callable[[Any], Any] = encode,
+    hand_over: HandOver | None = None,
     caught: tuple[type[BaseException], ...] = (Exception, SystemExit),
 ) -> None:
     """Call the steps of a leg.
@@ -116,18 +123,18 @@ def run_leg(
         task: What they are run for.
         host: Hears of each of them.
         worker: The name of the worker.
-        start: The number of the step to begin with; it is called with the task's input.
+        start: The number of the step to begin with.
+        frame: What it is called with; None for the task's input.
         encode: Makes bytes, or a view of some, of a result that is to travel.
+        hand_over: Takes what the last step returned, in place of storing it or making it travel.
         caught: What a step may raise without harm to the caller.
     """
-    frame: Any = None
     for position in range(start, len(steps)):
         if not host.may_begin(position):
             return
-        call = _Call(steps, position, task, worker, encode)
+        call = _Call(steps, position, task, worker, hand_over or partial(_hand_over, task, encode))
         try:
-            given = None if position == start else frame
-            frame = None
+            given, frame = frame, None
             frame = call.run(host, given)
         except caught as error:
             memory = isinstance(error, MemoryError)
@@ -153,14 +160,14 @@ class _Call:
         position: int,
         task: Task,
         worker: str,
-        encode: Callable[[Any], Any],
+        hand_over: HandOver,
     ) -> None:
         self._step = steps[position]
         self._following = steps[position + 1] if position + 1 < len(steps) else None
         self._position = position
         self._task = task
         self._worker = worker
-        self._encode = encode
+        self._hand_over = hand_over
         self._rows_in = self._rows_out = 0
         self._output: Inline | Stored | None = None
         self.over = False
@@ -185,8 +192,7 @@ class _Call:
             host.left()
         self._emptied = frame is None
         if self._following is None or frame is None:
-            table = to_table(frame, owner=f"stage `{step.name}`")
-            self._output, self._rows_out = self._hand_over(table), table.num_rows
+            self._output, self._rows_out = self._hand_over(frame, step.name)
             self.over = True
             return None
         frame = _as_kind(frame, step, self._following)
@@ -211,13 +217,6 @@ class _Call:
             emptied=self._emptied and outcome.solved,
         )
 
-    def _hand_over(self, table: Any) -> Inline | Stored:
-        """Give a small table back inline; write a large one where the runner will find it."""
-        task = self._task
-        if task.store_to is None or table.nbytes <= task.inline_limit:
-            return Inline(self._encode(table))
-        return write_table(table, task.store_to)
-
     def _context(self, listener: Listener) -> ChunkContext:
         return ChunkContext(
             run_id=self._task.run_id,
@@ -229,6 +228,16 @@ class _Call:
             memory=self._task.demand.memory or self._step.memory,
             listener=listener,
         )
+
+
+def _hand_over(
+    task: Task, encode: Callable[[Any], Any], frame: Any, stage: str
+) -> tuple[Inline | Stored, int]:
+    """Give a small table back inline; write a large one where the runner will find it."""
+    table = to_table(frame, owner=f"stage `{stage}`")
+    if task.store_to is None or table.nbytes <= task.inline_limit:
+        return Inline(encode(table)), table.num_rows
+    return write_table(table, task.store_to), table.num_rows
 
 
 def _project(step: Step, frame: Any) -> Any:

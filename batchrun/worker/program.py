@@ -53,6 +53,8 @@ class Program:
     """The run."""
     legs: tuple[tuple[Step, ...], ...]
     """The stages, grouped into those that run in one go on one worker."""
+    combine: Step | None = None
+    """What combines results, where that happens on workers."""
 
 
 def pickle_program(pipeline: Pipeline, bound: BoundParameters, run_id: str) -> bytes:
@@ -75,7 +77,8 @@ def pickle_program(pipeline: Pipeline, bound: BoundParameters, run_id: str) -> b
         )
         for stage, arguments in zip(pipeline.stages, bound.stages, strict=True)
     ]
-    program = Program(run_id, tuple(tuple(steps[number] for number in leg) for leg in pipeline.legs))
+    legs = tuple(tuple(steps[number] for number in leg) for leg in pipeline.legs)
+    program = Program(run_id, legs, _combine_step(pipeline, bound))
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
     with _by_value(pipeline):
@@ -88,6 +91,14 @@ def pickle_program(pipeline: Pipeline, bound: BoundParameters, run_id: str) -> b
             ) from error
     sources = {name: "".join(linecache.getlines(name)) for name in sorted(pickler.files)}
     return pickle.dumps((sources, buffer.getvalue()))
+
+
+def _combine_step(pipeline: Pipeline, bound: BoundParameters) -> Step | None:
+    signature = pipeline.combine_signature
+    if not pipeline.associative or signature is None or pipeline.combine is None:
+        return None
+    owner = f"combine of `{pipeline.name}`"
+    return Step(owner, pipeline.combine, signature.kind, None, dict(bound.combine), None, 0)
 
 
 @functools.lru_cache(maxsize=8)
@@ -124,8 +135,9 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
 def _by_value(pipeline: Pipeline) -> Iterator[None]:
     """Let cloudpickle copy the modules that a worker cannot be expected to have."""
     modules: dict[str, ModuleType] = {}
-    for stage in pipeline.stages:
-        name = (getattr(stage.function, "__module__", None) or "").partition(".")[0]
+    functions = [stage.function for stage in pipeline.stages]
+    for function in [*functions, pipeline.combine] if pipeline.associative else functions:
+        name = (getattr(function, "__module__", None) or "").partition(".")[0]
         module = sys.modules.get(name)
         if module is not None and name not in ("__main__", "batchrun", "") and not _installed(name):
             modules[name] = module

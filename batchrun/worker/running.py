@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["StopRequest", "Ticket", "running", "stop_tasks"]
+__all__ = ["StopRequest", "Ticket", "recall", "running", "stop_tasks"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,18 @@ class Ticket:
         self.key = key
         self.stop: StopRequest | None = None
         """What was asked for, if anything."""
+        self.recalled = False
+        """Whether no further chunk of a pack may begin."""
+        self.begun = 0
+        """Chunks of a pack that began."""
+
+    def begin_next(self) -> bool:
+        """The next chunk of a pack begins; False if it may not."""
+        with _lock:
+            if self.recalled or self.stop is not None:
+                return False
+            self.begun += 1
+            return True
 
     def ask(self, *, keep_best: bool, grace: float) -> None:
         """Ask for a stop; of two requests the stricter one holds."""
@@ -43,6 +56,11 @@ class Ticket:
 
 _lock = threading.Lock()
 _tickets: dict[str, Ticket] = {}
+_recalled: set[str] = set()
+"""Packs that were recalled before they began."""
+_ended: OrderedDict[str, None] = OrderedDict()
+"""The tasks that ended last, so that a recall that comes late is told from one that comes early."""
+_MOST_ENDED = 1_000
 
 
 @contextmanager
@@ -51,12 +69,17 @@ def running(key: str) -> Iterator[Ticket]:
     ticket = Ticket(key)
     with _lock:
         _tickets[key] = ticket
+        ticket.recalled = key in _recalled
+        _recalled.discard(key)
     try:
         yield ticket
     finally:
         with _lock:
             if _tickets.get(key) is ticket:
                 del _tickets[key]
+            _ended[key] = None
+            if len(_ended) > _MOST_ENDED:
+                _ended.popitem(last=False)
 
 
 def stop_tasks(keys: Collection[str], *, keep_best: bool, grace: float) -> list[str]:
@@ -75,3 +98,24 @@ def stop_tasks(keys: Collection[str], *, keep_best: bool, grace: float) -> list[
         for ticket in found:
             ticket.ask(keep_best=keep_best, grace=grace)
     return [ticket.key for ticket in found]
+
+
+def recall(keys: Collection[str]) -> dict[str, int]:
+    """Take back the chunks of packs that have not begun; from any thread of the worker's process.
+
+    Args:
+        keys: Keys of packs that run here or will soon.
+
+    Returns how many chunks of each pack have begun; the others will not. Packs that have ended are left out.
+    """
+    begun = {}
+    with _lock:
+        for key in keys:
+            ticket = _tickets.get(key)
+            if ticket is not None:
+                ticket.recalled = True
+                begun[key] = ticket.begun
+            elif key not in _ended:
+                _recalled.add(key)
+                begun[key] = 0
+    return begun

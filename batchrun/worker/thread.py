@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from batchrun.outcome import Cause, ErrorRecord, Incumbent, Outcome
@@ -17,7 +19,7 @@ from batchrun.worker.program import load_program
 from batchrun.worker.running import Ticket
 from batchrun.worker.task import Limits, Task, TaskResult
 
-__all__ = ["run_in_thread"]
+__all__ = ["ThreadHost", "run_in_thread"]
 
 
 def run_in_thread(
@@ -34,13 +36,13 @@ def run_in_thread(
     if isinstance(steps, StageEnd):
         ledger.add(steps)
         return ledger.result()
-    host = _ThreadHost(task, tuple(step.name for step in steps), ledger, Reporter(report), ticket)
+    host = ThreadHost(task, tuple(step.name for step in steps), ledger, Reporter(report), ticket)
     run_leg(steps, task, host, worker=worker)
     last = host.last
     return ledger.result(last.output, rows_out=last.rows_out, emptied=last.emptied)
 
 
-class _ThreadHost:
+class ThreadHost:
     """Hears of each stage of one task in one thread."""
 
     def __init__(
@@ -109,6 +111,7 @@ class _ThreadHost:
                 objective=best.objective if best else None,
                 bound=best.bound if best else None,
                 log=self._text.news(),
+                chunk=self._task.chunk,
             )
         )
 
@@ -116,14 +119,18 @@ class _ThreadHost:
 class _ThreadListener:
     """Hears what one stage says."""
 
-    def __init__(self, host: _ThreadHost, limits: Limits) -> None:
+    def __init__(self, host: ThreadHost, limits: Limits) -> None:
         self.limits = limits
         self.history = History()
         self.seen: Cause | None = None
         self.progress_said: tuple[float | None, float | None, str] = (None, None, "")
-        self.log = chunk_logger(self._write)
         self._host = host
         self._clock = time.monotonic()
+
+    @cached_property
+    def log(self) -> logging.Logger:
+        """Made when it is first used: it takes longer to make than many a stage."""
+        return chunk_logger(self._write)
 
     @property
     def seconds(self) -> float:

@@ -1,84 +1,36 @@
-"""Aids for tests: a stage whose failures are scripted by its input, and what every executor must pass.
-
-Nothing here needs pytest; the methods of the contract are collected by it, or called by hand.
-"""
+"""What every executor must do. Nothing here needs pytest: it collects the methods, or call them by hand."""
 
 # ruff: noqa: S101  these are tests
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
-import signal
-import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrun.context import ChunkContext
 from batchrun.data.table import Inline, Stored, decode, encode, to_table
-from batchrun.executor import Executor, Placement, Signal, TaskDone, TaskLost, TaskReported, WorkersChanged
+from batchrun.executor import (
+    Executor,
+    Placement,
+    Signal,
+    TaskDone,
+    TaskLost,
+    TaskReported,
+    TaskShortened,
+    WorkersChanged,
+)
 from batchrun.outcome import Outcome
 from batchrun.resources import Demand, Worker
-from batchrun.worker.task import Limits, Task
+from batchrun.testing.scripted import scripted
+from batchrun.worker.pack import Member, Pack, PackResult
+from batchrun.worker.task import Limits, Task, TaskResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ExecutorContract", "attempts_in", "collect", "scripted", "task_for"]
-
-
-def scripted(chunk: pd.DataFrame, ctx: ChunkContext, *, folder: str) -> pd.DataFrame | None:
-    """A stage that does what the column ``do`` of its input says, row by row, and counts its tries.
-
-    The column ``id`` names a row. ``do`` is a word, or a word and how many of the first tries it holds for,
-    as in ``fail:2``; after those the row is like any other.
-
-    ======================  ==========================================================
-    ``ok``                  nothing happens
-    ``fail``                raises ValueError
-    ``unpicklable``         raises an error that no pickle can carry
-    ``exit``                calls ``sys.exit(3)``
-    ``kill``                kills its own process
-    ``sleep=0.5``           sleeps so many seconds first
-    ``large=1000000``       gives a result with so many bytes
-    ``hoard=1000000``       fills so many bytes of memory and sleeps
-    ``leak=1000000``        keeps so many bytes for the life of its process
-    ``crash``               reads an address that is not its own
-    ``leave=3``             ends its process by ``os._exit(3)``
-    ``hold=60``             sleeps so many seconds in C, holding the interpreter's lock
-    ``solve=60``            publishes an answer ten times a second until it should stop
-    ``publish=60``          publishes one answer, and sleeps so many seconds
-    ``print=1000``          prints so many lines, and logs that it did
-    ======================  ==========================================================
-
-    Args:
-        chunk: A frame with the columns ``id`` and ``do``.
-        ctx: Takes progress, answers and messages.
-        folder: A folder that all workers share, where each try of a row leaves a file.
-
-    Returns:
-        The chunk, with the column ``tries``; and ``load`` if it was told to be large.
-    """
-    tries, loads = [], []
-    for row, deed in zip(chunk["id"], chunk["do"], strict=True):
-        attempt = _count(Path(folder), row)
-        word, _, most = str(deed).partition(":")
-        load = b""
-        if not most or attempt <= int(most):
-            load = _do(*word.partition("=")[::2], row=row, frame=chunk.assign(tries=attempt), ctx=ctx)
-        tries.append(attempt)
-        loads.append(load)
-    result = chunk.assign(tries=tries)
-    return result.assign(load=loads) if any(loads) else result
-
-
-def attempts_in(folder: str | Path) -> Counter[str]:
-    """How often each row was tried by `scripted`, by its id as text."""
-    return Counter(path.name.rpartition("@")[0] for path in Path(folder).glob("*@*"))
+__all__ = ["ExecutorContract", "collect", "pack_for", "task_for"]
 
 
 def task_for(
@@ -110,6 +62,14 @@ def task_for(
     )
 
 
+def pack_for(chunks: Sequence[Any]) -> Pack:
+    """A pack of the first leg of a program, of one chunk for each frame; all travel with it."""
+    tables = [to_table(rows, owner="the test") for rows in chunks]
+    members = tuple(Member(n, 1, table.num_rows, n) for n, table in enumerate(tables))
+    inputs = tuple(Inline(encode(table)) for table in tables)
+    return Pack(f"batchrun-test-{uuid.uuid4().hex}", "test", 0, members, inputs, Demand())
+
+
 def collect(
     executor: Executor, keys: Iterable[str], *, timeout: float = 60.0
 ) -> dict[str, TaskDone | TaskLost]:
@@ -123,7 +83,7 @@ def collect(
         if time.monotonic() > deadline:
             raise TimeoutError(f"nothing was heard of {sorted(wanted - set(found))}")
         for signal_ in executor.wait(0.2):
-            if isinstance(signal_, (TaskReported, WorkersChanged)):
+            if not isinstance(signal_, (TaskDone, TaskLost)):
                 continue
             assert signal_.key not in found, f"{signal_.key} was signalled twice"
             found[signal_.key] = signal_
@@ -156,7 +116,7 @@ class ExecutorContract:
         run_in_slots(executor, tasks)
         found = collect(executor, [task.key for task in tasks])
         assert all(isinstance(signal_, TaskDone) for signal_ in found.values())
-        assert [_done(found[task.key]).result.attempts[0].chunk for task in tasks] == list(range(12))
+        assert [_result(found[task.key]).attempts[0].chunk for task in tasks] == list(range(12))
         assert all(not isinstance(late, (TaskDone, TaskLost)) for late in executor.wait(0.2))
 
     def test_an_error_of_the_stage_comes_back_as_a_record(self, executor: Executor) -> None:
@@ -166,7 +126,7 @@ class ExecutorContract:
         run_in_slots(executor, list(tasks.values()))
         found = collect(executor, [task.key for task in tasks.values()])
         for deed, name in deeds.items():
-            result = _done(found[tasks[deed].key]).result
+            result = _result(found[tasks[deed].key])
             assert result.output is None
             assert result.attempts[-1].outcome is Outcome.FAILED
             assert result.error is not None
@@ -190,10 +150,10 @@ class ExecutorContract:
         large = task_for(_rows("large", "large=100000"), store_to=path, inline_limit=10_000)
         run_in_slots(executor, [small, large])
         found = collect(executor, [small.key, large.key])
-        output = _done(found[small.key]).result.output
+        output = _result(found[small.key]).output
         assert isinstance(output, Inline)
         assert decode(output.data).num_rows == 1
-        assert isinstance(_done(found[large.key]).result.output, Stored)
+        assert isinstance(_result(found[large.key]).output, Stored)
         assert Path(path).exists()
 
     def test_a_task_runs_on_the_worker_that_was_chosen(self, executor: Executor) -> None:
@@ -201,7 +161,7 @@ class ExecutorContract:
         for worker in executor.workers():
             task = task_for(_rows(worker.name, "ok"))
             executor.submit([Placement(task, worker.address)])
-            assert _done(collect(executor, [task.key])[task.key]).result.worker == worker.name
+            assert _result(collect(executor, [task.key])[task.key]).worker == worker.name
 
     def test_a_large_input_reaches_its_worker(self, executor: Executor) -> None:
         """Inputs of some megabytes may travel with their task."""
@@ -210,7 +170,7 @@ class ExecutorContract:
         rows = pd.DataFrame({"id": ["wide"], "do": ["ok"], "wide": ["x" * 4_000_000]})
         task = task_for(rows, inline_limit=2**23)
         run_in_slots(executor, [task])
-        output = _done(collect(executor, [task.key])[task.key]).result.output
+        output = _result(collect(executor, [task.key])[task.key]).output
         assert isinstance(output, Inline)
         assert len(decode(output.data)["wide"][0].as_py()) == 4_000_000
 
@@ -248,12 +208,44 @@ class ExecutorContract:
             assert time.monotonic() < deadline, "it told nothing"
         executor.stop([task.key], keep_best=False, grace=0.1)
         asked = time.monotonic()
-        attempt = _done(collect(executor, [task.key])[task.key]).result.attempts[-1]
+        attempt = _result(collect(executor, [task.key])[task.key]).attempts[-1]
         assert attempt.outcome is Outcome.CANCELLED
         assert time.monotonic() - asked < 5
         after = task_for(_rows("after a stop", "ok"), isolated=True)
         executor.submit([Placement(after, worker.address)])
-        assert _done(collect(executor, [after.key])[after.key]).result.worker == worker.name
+        assert _result(collect(executor, [after.key])[after.key]).worker == worker.name
+
+    def test_the_chunks_of_a_pack_are_judged_one_by_one(self, executor: Executor) -> None:
+        """Results of those that went well lie one below the other; an error is that of its chunk alone."""
+        pack = pack_for([_rows(f"p{n}", "fail" if n == 2 else "ok") for n in range(5)])
+        run_in_slots(executor, [pack])
+        result = _pack_result(collect(executor, [pack.key])[pack.key])
+        assert result.solved[0].chunks.tolist() == [0, 1, 3, 4]
+        assert [other.attempts[0].chunk for other in result.others] == [2]
+        assert result.others[0].error is not None
+        assert result.left == ()
+        (piece,) = result.pieces
+        assert isinstance(piece.output, Inline)
+        assert decode(piece.output.data)["id"].to_pylist() == ["p0", "p1", "p3", "p4"]
+
+    def test_chunks_of_a_pack_that_have_not_begun_can_be_taken_back(self, executor: Executor) -> None:
+        """Each is heard of once: as begun, or as free to run elsewhere."""
+        if not self.processes:
+            return
+        worker = executor.workers()[0]
+        slow, behind = (pack_for([_rows(f"{name}{n}", "sleep=1") for n in range(4)]) for name in "sb")
+        executor.submit([Placement(slow, worker.address)])
+        time.sleep(0.5)
+        executor.submit([Placement(behind, worker.address)])
+        executor.recall([slow.key, behind.key, "never-heard-of"])
+        heard: list[Signal] = []
+        _wait_until(executor, heard, {slow.key, behind.key})
+        begun = {item.key: item.begun for item in heard if isinstance(item, TaskShortened)}
+        done = {item.key: item for item in heard if isinstance(item, TaskDone)}
+        assert begun == {slow.key: 1, behind.key: 0}
+        for key, number in begun.items():
+            tried = [attempts.chunks.tolist() for attempts in _pack_result(done[key]).solved]
+            assert tried == ([list(range(number))] if number else [])
 
     def test_what_is_not_known_is_stopped_without_complaint(self, executor: Executor) -> None:
         """It may have ended a moment ago."""
@@ -309,14 +301,12 @@ class ExecutorContract:
         tasks = [task_for(_rows(f"{demand}-{n}", "sleep=0.3"), demand=demand) for n in range(3)]
         executor.submit([Placement(task, worker.address) for task in tasks])
         found = collect(executor, [task.key for task in tasks])
-        attempts = sorted(
-            (_done(item).result.attempts[0] for item in found.values()), key=lambda a: a.started
-        )
+        attempts = sorted((_result(item).attempts[0] for item in found.values()), key=lambda a: a.started)
         for earlier, later in itertools.pairwise(attempts):
             assert earlier.started + earlier.seconds <= later.started + 0.05
 
 
-def run_in_slots(executor: Executor, tasks: Sequence[Task]) -> None:
+def run_in_slots(executor: Executor, tasks: Sequence[Task | Pack]) -> None:
     """Submit tasks to all workers in turn."""
     workers = executor.workers()
     executor.submit([Placement(task, workers[n % len(workers)].address) for n, task in enumerate(tasks)])
@@ -328,9 +318,16 @@ def _rows(name: str, deed: str) -> pd.DataFrame:
     return pd.DataFrame({"id": [name], "do": [deed]})
 
 
-def _done(found: Signal) -> TaskDone:
+def _result(found: Signal) -> TaskResult:
     assert isinstance(found, TaskDone), found
-    return found
+    assert isinstance(found.result, TaskResult)
+    return found.result
+
+
+def _pack_result(found: Signal) -> PackResult:
+    assert isinstance(found, TaskDone), found
+    assert isinstance(found.result, PackResult)
+    return found.result
 
 
 def _widest(executor: Executor) -> Worker:
@@ -342,102 +339,3 @@ def _wait_until(executor: Executor, heard: list[Signal], keys: set[str]) -> None
     while not keys <= {item.key for item in heard if isinstance(item, (TaskDone, TaskLost))}:
         assert time.monotonic() < deadline, heard
         heard.extend(executor.wait(0.2))
-
-
-def _count(folder: Path, row: object) -> int:
-    """Leave the file of one more try, whoever else does so too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = str(row).replace("/", "_").replace(" ", "_").replace(":", "_")
-    attempt = 1
-    while True:
-        try:
-            (folder / f"{name}@{attempt}").touch(exist_ok=False)
-        except FileExistsError:
-            attempt += 1
-        else:
-            return attempt
-
-
-class _StubbornError(Exception):
-    """Cannot be pickled: it holds a lock."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.lock = threading.Lock()
-
-
-def _do(word: str, amount: str, *, row: object, frame: pd.DataFrame, ctx: ChunkContext) -> bytes:
-    """Do one deed; the bytes are a load for the result."""
-    if word == "fail":
-        raise ValueError(f"row {row} was told to fail")
-    if word == "unpicklable":
-        raise _StubbornError(f"row {row} was told to be stubborn")
-    if word == "exit":
-        raise SystemExit(3)
-    if word == "large":
-        return os.urandom(int(amount))
-    if word in _SAYINGS:
-        _SAYINGS[word](frame, ctx, float(amount))
-    elif word in _DEEDS:
-        _DEEDS[word](float(amount or 0))
-    elif word != "ok":
-        raise ValueError(f"the script says {word!r}, which is no deed")
-    return b""
-
-
-def _kill_this_process(_: float = 0) -> None:
-    if hasattr(signal, "SIGKILL"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    os._exit(137)
-
-
-def _hoard(nbytes: float) -> None:
-    hoard = bytearray(os.urandom(4096) * int(nbytes // 4096))
-    time.sleep(60)
-    del hoard
-
-
-def _hold(seconds: float) -> None:
-    library = ctypes.PyDLL("kernel32" if os.name == "nt" else None)
-    library.Sleep(int(seconds * 1000)) if os.name == "nt" else library.sleep(int(seconds))
-
-
-_kept: list[bytes] = []
-_DEEDS: dict[str, Callable[[float], object]] = {
-    "kill": _kill_this_process,
-    "crash": lambda _: ctypes.string_at(0),
-    "leave": lambda code: os._exit(int(code)),
-    "sleep": time.sleep,
-    "hoard": _hoard,
-    "leak": lambda nbytes: _kept.append(os.urandom(4096) * int(nbytes // 4096)),
-    "hold": _hold,
-}
-"""What a row may do to its process."""
-
-
-def _solve(frame: pd.DataFrame, ctx: ChunkContext, seconds: float) -> None:
-    began, step = time.monotonic(), 0
-    while not ctx.should_stop and time.monotonic() - began < seconds:
-        step += 1
-        ctx.progress(step, 10 * seconds, message=f"answer {step}")
-        ctx.incumbent(frame, objective=100 + 100 / step, bound=100)
-        time.sleep(0.1)
-
-
-def _publish(frame: pd.DataFrame, ctx: ChunkContext, seconds: float) -> None:
-    ctx.incumbent(frame, objective=110, bound=100)
-    time.sleep(seconds)
-
-
-def _print(_: pd.DataFrame, ctx: ChunkContext, lines: float) -> None:
-    for number in range(int(lines)):
-        print(f"line {number}")  # noqa: T201  that is the deed
-    ctx.log.info("printed %d lines", int(lines))
-
-
-_SAYINGS: dict[str, Callable[[pd.DataFrame, ChunkContext, float], None]] = {
-    "solve": _solve,
-    "publish": _publish,
-    "print": _print,
-}
-"""What a row may say through the context."""
