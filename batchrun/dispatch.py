@@ -4,14 +4,17 @@ The rules, in order:
 
 1. A task goes only where a thread, its memory and its tags are free at this moment. Tasks that wait on a
    worker are invisible to the choice, so none are put there, except a few where tasks are so short that
-   the way back and forth would cost more (``look_ahead``).
+   the way back and forth would cost more (``look_ahead``): a short one behind short ones, and not while
+   another run waits for a slot.
 2. The leg with the scarcest demand first, so that a tagged worker is not spent on what could run anywhere.
 3. Among equally scarce legs the later one, so that chunks end early and little is left half done.
 4. Within a leg parts of chunks that were cut first, the smallest of them before all, so that a bad row is
-   found and a broken function known soon; then the chunk that may take longest (longest processing time:
-   R. Graham, 1969), by its forecast or else by its rows, then in input order.
+   found and a broken function known soon; then the chunk with most left to do (longest processing time:
+   R. Graham, 1969), by the forecasts of this leg and those after it or else by its rows, then in input
+   order. Work that few workers can do counts for more (``plan``).
 5. On the worker that has least to spare: fewest tags that are not asked for, then least memory, then
-   most free threads; a worker on which the chunk failed before comes last.
+   most free threads; a worker on which the chunk failed before comes last. Workers whose time a later leg
+   needs in full, by the forecasts, are kept for it: what any worker can do would only delay the end there.
 6. A chunk that was lost together with a worker has a worker for itself the next time, so that a chunk
    that kills workers is told from those that were only near it.
 7. Chunks that take milliseconds ride together: as many as take ``PACK_SECONDS`` by what was measured, and no
@@ -58,6 +61,8 @@ class Waiting:
     """Its input rows."""
     seconds: float | None = None
     """What it may well take, by what earlier runs took; None if that is not known: then rows stand for it."""
+    left: float | None = None
+    """Stands for all that it has left to do, this leg and those after it; None for no more than this leg."""
     avoid: frozenset[str] = frozenset()
     """Names of workers on which it failed before."""
     alone: bool = False
@@ -79,7 +84,8 @@ class Waiting:
     @property
     def rank(self) -> tuple[bool, float, int]:
         """Where it stands among those that wait for the same."""
-        return not self.part, self.rows if self.part else -self.cost, self.chunk
+        left = self.cost if self.left is None else self.left
+        return not self.part, self.rows if self.part else -left, self.chunk
 
     @property
     def plain(self) -> bool:
@@ -87,7 +93,10 @@ class Waiting:
         return not (self.apart or self.avoid or self.alone or self.part or self.memory or self.fresh)
 
 
-@dataclass(frozen=True)
+_Entry = tuple[tuple[bool, float, int], Waiting]
+
+
+@dataclass(frozen=True, order=True)
 class Lane:
     """Chunks that wait for the same kind of slot share a lane."""
 
@@ -107,6 +116,10 @@ class Choice:
     """One chunk, or several of one leg that ride together."""
     worker: Worker
     """Where to."""
+    long: bool = True
+    """Whether nothing may wait behind it: it takes long, or nobody knows."""
+    ahead: bool = False
+    """Whether it may have to wait there behind others."""
 
     @property
     def first(self) -> Waiting:
@@ -159,10 +172,14 @@ class Dispatcher:
     """Chunks that will wait for the first leg and were not added yet."""
     in_use: int = field(default=0, init=False)
     """Slots that are taken and not given back."""
-    _lanes: dict[Lane, list[tuple[tuple[bool, float, int], Waiting]]] = field(
-        default_factory=dict, init=False
-    )
-    _order: list[Lane] = field(default_factory=list, init=False)
+    work: list[float] = field(default_factory=list, init=False)
+    """Seconds of work at each leg that has not begun, by the forecasts; empty where there are none."""
+    _lanes: dict[Lane, list[_Entry]] = field(default_factory=dict, init=False)
+    _order: list[tuple[tuple[int, int, bool], Lane]] = field(default_factory=list, init=False)
+    _able: list[int] = field(default_factory=list, init=False)
+    """How many live workers could ever run each leg."""
+    _capacity: list[int] = field(default_factory=list, init=False)
+    """And how many chunks at once."""
     _paces: list[_Pace] = field(init=False)
     _waiting: int = field(default=0, init=False)
 
@@ -177,6 +194,11 @@ class Dispatcher:
     def demand(self, leg: int, memory: int = 0) -> Demand:
         """What a chunk takes at a leg, with *memory* bytes in place of what the leg asks for if not 0."""
         return replace(self.demands[leg], memory=memory) if memory else self.demands[leg]
+
+    def expect(self, work: Sequence[float]) -> None:
+        """There will be so many more seconds of work at each leg; empty if that is not known."""
+        before = self.work or [0.0] * len(work)
+        self.work = [one + more for one, more in zip(before, work, strict=True)] if work else []
 
     def add(self, item: Waiting) -> None:
         """A chunk waits from now on."""
@@ -208,6 +230,8 @@ class Dispatcher:
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
         self.slots.set_workers(workers)
+        self._able = [self.slots.able(demand) for demand in self.demands]
+        self._capacity = [self.slots.capacity(demand) for demand in self.demands]
         self._sort_lanes()
 
     def measured(self, leg: int, seconds: float, *, chunks: int = 1, cost: float = 0.0) -> None:
@@ -221,28 +245,70 @@ class Dispatcher:
             return 0
         return min(DEEPEST_LOOK_AHEAD, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
 
-    def choose(self, most: int | None = None) -> list[Choice]:
-        """Match waiting chunks with free slots, and take those slots; *most* tasks at most, or all."""
+    def choose(self, most: int | None = None, *, ahead: bool = True) -> list[Choice]:
+        """Match waiting chunks with free slots, and take those slots.
+
+        Args:
+            most: How many tasks to choose; None for as many as there are slots.
+            ahead: Whether short ones may wait behind others.
+        """
         choices: list[Choice] = []
-        for lane in self._order:
-            heap, demand = self._lanes[lane], self.demand(lane.leg, lane.memory)
-            depth = 0 if lane.alone else self.look_ahead(lane.leg)
-            while heap and (most is None or len(choices) < most):
-                worker = self.slots.best(demand, depth=depth, alone=lane.alone, avoid=heap[0][1].avoid)
-                if worker is None:
-                    break
-                self.slots.take(worker.address, demand, exclusive=lane.alone)
-                self.in_use += 1
-                choices.append(Choice(self._ride(lane, heap), worker))
+        turns = [(place, heap[0][0], lane) for place, lane in self._order if (heap := self._lanes[lane])]
+        heapq.heapify(turns)
+        while turns and (most is None or len(choices) < most):
+            place, _, lane = turns[0]
+            heap, choice = self._lanes[lane], self._choose_from(lane, ahead=ahead)
+            if choice is not None:
+                choices.append(choice)
+            if choice is None or not heap:
+                heapq.heappop(turns)
+            else:
+                heapq.heapreplace(turns, (place, heap[0][0], lane))
         return choices
+
+    def kept_for(self, item: Waiting) -> list[int]:
+        """Later legs whose workers are closed to a chunk: there is more for them to do at that leg than all
+        workers have on average, and the chunk would add to it."""
+        seconds, leg = item.seconds, item.leg
+        if seconds is None or leg >= len(self.work) - 1:
+            return []
+        everywhere = self.slots.capacity(Demand())
+        weight = everywhere / max(1, self._capacity[leg])
+        if item.left is not None and item.left > 2 * seconds * weight:
+            return []  # most of its work is at later legs, and it is here only to get there
+        average = sum(self.work) / max(1, everywhere)
+        return [
+            later
+            for later in range(leg + 1, len(self.work))
+            if 0 < self._able[later] < self._able[leg]
+            and self.work[later] + min(seconds, self.work[later]) > average * self._capacity[later]
+        ]
+
+    def head(self, lane: Lane) -> Waiting | None:
+        """The chunk whose turn it is in a lane."""
+        heap = self._lanes.get(lane)
+        return heap[0][1] if heap else None
 
     def give_back(self, choice: Choice) -> None:
         """The task of a choice no longer holds its slot; a worker that is gone has none to take back."""
         first = choice.first
         self.in_use -= 1
         self.slots.give_back(
-            choice.worker.address, self.demand(first.leg, first.memory), exclusive=first.alone
+            choice.worker.address,
+            self.demand(first.leg, first.memory),
+            exclusive=first.alone,
+            long=choice.long,
         )
+
+    def overdue(self, choice: Choice) -> Choice:
+        """The task of a choice takes longer than it should, so nothing more is to wait behind it.
+
+        Returns what stands for the choice from now on.
+        """
+        if choice.long:
+            return choice
+        self.slots.prolong(choice.worker.address)
+        return replace(choice, long=True)
 
     def larger_memory(self, leg: int, memory: int) -> int | None:
         """The least that any worker with the tags of the leg has beyond *memory* bytes; None if none has."""
@@ -257,7 +323,7 @@ class Dispatcher:
         """Each demand that chunks wait for, its lane, and how many live workers could ever meet it."""
         return [
             (demand, lane, self.slots.able(demand))
-            for lane in self._order
+            for _, lane in sorted(self._order)
             if self._lanes[lane]
             for demand in (self.demand(lane.leg, lane.memory),)
         ]
@@ -281,10 +347,28 @@ class Dispatcher:
             for tag in ("threads", MEMORY, *tags)
         ]
 
-    def _ride(self, lane: Lane, heap: list[tuple[tuple[bool, float, int], Waiting]]) -> tuple[Waiting, ...]:
+    def _choose_from(self, lane: Lane, *, ahead: bool) -> Choice | None:
+        """The next task of a lane, whose slot is taken; None if there is no slot for it."""
+        heap, demand = self._lanes[lane], self.demand(lane.leg, lane.memory)
+        first = heap[0][1]
+        seconds = self._paces[lane.leg].expect(first)
+        long = seconds is None or seconds > self.look_ahead_seconds
+        depth = self.look_ahead(lane.leg) if ahead and not (long or lane.alone) else 0
+        kept = [self.demands[leg] for leg in self.kept_for(first)]
+        worker = self.slots.best(demand, depth=depth, alone=lane.alone, avoid=first.avoid, keep=kept)
+        if worker is None:
+            return None
+        behind = self.slots.take(worker.address, demand, exclusive=lane.alone, long=long)
+        self.in_use += 1
+        items = self._ride(lane, heap, seconds)
+        if self.work and lane.leg < len(self.work):
+            begun = sum(item.seconds or 0.0 for item in items)
+            self.work[lane.leg] = max(0.0, self.work[lane.leg] - begun)
+        return Choice(items, worker, long, behind)
+
+    def _ride(self, lane: Lane, heap: list[_Entry], seconds: float | None) -> tuple[Waiting, ...]:
         """Take the chunk whose turn it is from a lane, and those that ride with it."""
         items = [heapq.heappop(heap)[1]]
-        seconds = self._paces[lane.leg].expect(items[0])
         if seconds is not None and items[0].plain and lane.leg not in self.isolated:
             room, most = PACK_SECONDS - seconds, self._most(lane)
             while heap and len(items) < most and heap[0][1].plain:
@@ -301,23 +385,25 @@ class Dispatcher:
         return min(PACK_MOST, math.ceil(left / (2 * max(1, self.slots.threads(self.demands[lane.leg])))))
 
     def _sort_lanes(self) -> None:
-        """The scarcest demand first, then the later leg, then those that need a worker for themselves."""
+        """The scarcest demand first, then the later leg, then those that need a worker for themselves; the
+        chunks decide between lanes that are alike in all that."""
         able = {lane: self.slots.able(self.demand(lane.leg, lane.memory)) for lane in self._lanes}
-        self._order = sorted(
-            self._lanes, key=lambda lane: (able[lane], -lane.leg, not lane.alone, -lane.memory)
-        )
+        self._order = [((able[lane], -lane.leg, not lane.alone), lane) for lane in self._lanes]
 
 
 def share(dispatchers: Sequence[Dispatcher]) -> Iterator[tuple[int, Choice]]:
     """Give each free slot to the run that has fewest of those that have a chunk for one.
 
-    The dispatchers have their slots in common. Yields the number of the dispatcher with each choice.
+    The dispatchers have their slots in common. Yields the number of the dispatcher with each choice. While
+    several have chunks that wait, no chunk waits behind another on a worker: a run of many short ones would
+    leave no slot free for the others.
     """
+    ahead = sum(dispatcher.waiting > 0 for dispatcher in dispatchers) < 2
     turns = [(dispatcher.in_use, number) for number, dispatcher in enumerate(dispatchers)]
     heapq.heapify(turns)
     while turns:
         _, number = turns[0]
-        for choice in dispatchers[number].choose(1):
+        for choice in dispatchers[number].choose(1, ahead=ahead):
             heapq.heapreplace(turns, (dispatchers[number].in_use, number))
             yield number, choice
             break

@@ -74,10 +74,10 @@ class TaskReported:
 
 @dataclass(frozen=True)
 class TaskShortened:
-    """A pack was recalled: the chunks of it that have not begun will not."""
+    """A task was recalled: the chunks of it that have not begun will not."""
 
     key: str
-    """The pack's key."""
+    """The task's key."""
     begun: int
     """How many of its chunks have begun, the first ones."""
 
@@ -132,9 +132,10 @@ class Executor(Protocol):
         ...
 
     def recall(self, keys: Sequence[str]) -> None:
-        """Ask workers for the chunks of packs that have not begun, and return at once.
+        """Ask workers for the chunks of tasks that have not begun, and return at once.
 
-        Each pack that had not ended gives a TaskShortened.
+        Each task that had not ended gives a TaskShortened; one of which nothing had begun comes back, with
+        nothing, when its turn comes.
         """
         ...
 
@@ -217,7 +218,7 @@ class InlineExecutor:
         self.cancel(keys)
 
     def recall(self, keys: Sequence[str]) -> None:
-        """Nothing to ask: a pack that runs holds this thread, and one that waits begins soon."""
+        """Nothing to ask: a task that runs holds this thread, and one that waits begins soon."""
 
     def cancel(self, keys: Sequence[str]) -> None:
         """Drop tasks that have not begun."""

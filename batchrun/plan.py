@@ -84,6 +84,7 @@ class Plan:
         settled: The chunks that earlier sessions of the run settled, and are not to be handed out.
         forecast: What chunks may well take at each leg, in seconds, from their keys and rows; None for a leg
             where that is not known.
+        scarcity: How many times as many slots there are as slots for each leg; 1 for every leg by default.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Plan:
         memory: int,
         settled: Integers | None = None,
         forecast: Forecaster | None = None,
+        scarcity: Sequence[float] = (),
     ) -> None:
         self._source = source
         self._split = split
@@ -103,7 +105,9 @@ class Plan:
         self._settled = np.zeros(0, np.int64) if settled is None else settled
         self._keys = np.zeros(0, np.int64)
         self._forecast = forecast
+        self._scarcity = scarcity
         self._costs: list[Floats | None] = []
+        self._left: list[Floats] = []
         self._sizer = (
             AutoSizer(source.rows, source.bytes_per_row, slots, memory)
             if isinstance(split, ByRows) and split.rows == "auto"
@@ -189,9 +193,30 @@ class Plan:
         costs = self._costs[leg] if leg < len(self._costs) else None
         return float(costs[chunk]) if costs is not None and not self.is_part(chunk) else None
 
+    def work_left(self, leg: int, chunk: int) -> float | None:
+        """Stands for what a chunk has to do from a leg on; None if that is not known.
+
+        In seconds, of which those at a scarce leg count for more: a chunk whose work is where there are few
+        slots must be there in time.
+        """
+        return float(self._left[leg][chunk]) if self._left and not self.is_part(chunk) else None
+
+    @property
+    def work(self) -> list[float]:
+        """Seconds that all chunks that are not handed out may well take at each leg; empty if a leg is not
+        known."""
+        chunks = self._order[self._given :]
+        known = [costs for costs in self._costs if costs is not None] if self._left else []
+        return [float(costs[chunks].sum()) for costs in known]
+
     def key(self, chunk: int) -> int:
         """By what a chunk is known in other runs."""
         return int(self._keys[chunk])
+
+    def keys(self, chunks: Integers) -> Integers:
+        """The same of many chunks, shape (chunks,)."""
+        found: Integers = self._keys[chunks]
+        return found
 
     def every(self, chunks: int) -> Integers:
         """The first row of every so many chunks in input order, parts not counted."""
@@ -298,6 +323,7 @@ class Plan:
         """Learn what the chunks may take."""
         if self._forecast is not None and len(self._chunks):
             self._costs = self._forecast(self._keys, self._chunks.stops - self._chunks.starts)
+            self._left = _from_here_on(self._costs, self._scarcity)
 
     def _longest_first(self, first: int) -> Integers:
         """Chunks from *first* on that are neither settled nor cut: longest first, then in input order."""
@@ -305,10 +331,22 @@ class Plan:
         left[self._settled[self._settled < len(left)]] = False
         left[:first] = False
         numbers = np.flatnonzero(left)
-        costs = self._costs[0] if self._costs else None
+        costs = self._left[0] if self._left else self._costs[0] if self._costs else None
         if costs is None:
             costs = (self._chunks.stops - self._chunks.starts).astype(np.float64)
         return numbers[np.argsort(-costs[numbers], kind="stable")]
+
+
+def _from_here_on(costs: Sequence[Floats | None], scarcity: Sequence[float]) -> list[Floats]:
+    """What stands for the work of chunks from each leg on; empty if it is not known of one of the legs."""
+    left: list[Floats] = []
+    for leg in reversed(range(len(costs))):
+        known = costs[leg]
+        if known is None:
+            return []
+        weighted = known * (scarcity[leg] if scarcity else 1.0)
+        left.append(weighted + left[-1] if left else weighted)
+    return left[::-1]
 
 
 def read_plan(folder: RunFolder) -> PlannedChunks:

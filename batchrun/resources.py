@@ -175,6 +175,20 @@ class Worker:
             and all(self.tags.get(tag, 0) >= amount for tag, amount in demand.tags.items())
         )
 
+    def slots(self, demand: Demand) -> int:
+        """How many tasks with this demand an idle worker of this shape can run at once.
+
+        >>> Worker("", "highmem-0", threads=8, memory=32 * 2**30).slots(Demand(memory=6 * 2**30))
+        5
+        """
+        if not self.can_ever_run(demand):
+            return 0
+        limits = [self.threads]
+        if demand.memory:
+            limits.append(self.memory // demand.memory)
+        limits += [int(self.tags[tag] // amount) for tag, amount in demand.tags.items() if amount]
+        return min(limits)
+
     @property
     def group(self) -> str:
         """What workers of one kind share: the name without its number; empty if it is no more than a number

@@ -31,7 +31,7 @@ from batchrun.executor import Executor
 from batchrun.forecast import Forecast, forecast
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
-from batchrun.resources import Worker, describe_workers, format_bytes
+from batchrun.resources import Demand, Worker, describe_workers, format_bytes
 from batchrun.runner import Runner, RunnerSettings
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
@@ -122,15 +122,17 @@ class Session:
     def _runner(self, settled: SettledChunks) -> Runner:
         self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
         workers = self.executor.workers()
-        slots, memory = _room(self.pipeline, workers)
+        stages = [self.pipeline.stages[leg[0]] for leg in self.pipeline.legs]
+        slots = [max(1, sum(worker.slots(stage.demand) for worker in workers)) for stage in stages]
         plan = Plan(
             self.source,
             self.pipeline.split,
             self.folder,
-            slots=slots,
-            memory=memory,
+            slots=slots[0],
+            memory=stages[0].demand.memory or _memory_of_a_thread(stages[0].demand, workers),
             settled=settled.chunks,
             forecast=self._forecaster(),
+            scarcity=[sum(worker.threads for worker in workers) / number for number in slots],
         )
         recorder = Recorder(self.store, self.run_id, self.folder, uuid.uuid4().hex[:8], self.flush)
         recorder.rows["rows_solved"] = plan.settled_rows
@@ -304,19 +306,10 @@ def check_demands(pipeline: Pipeline, workers: Sequence[Worker]) -> None:
             )
 
 
-def _room(pipeline: Pipeline, workers: Sequence[Worker]) -> tuple[int, int]:
-    """How many chunks can run at once, and the bytes of memory behind each."""
-    demand = pipeline.stages[0].demand
+def _memory_of_a_thread(demand: Demand, workers: Sequence[Worker]) -> int:
+    """Bytes that are behind a thread of every worker that can run it."""
     able = [worker for worker in workers if worker.can_ever_run(demand)]
-    slots = 0
-    for worker in able:
-        limits = [worker.threads]
-        if demand.memory:
-            limits.append(worker.memory // demand.memory)
-        limits += [int(worker.tags[tag] // amount) for tag, amount in demand.tags.items()]
-        slots += max(1, min(limits))
-    memory = min((worker.memory // worker.threads for worker in able), default=2**30)
-    return max(1, slots), demand.memory or memory
+    return min((worker.memory // worker.threads for worker in able), default=2**30)
 
 
 @contextmanager

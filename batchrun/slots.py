@@ -8,7 +8,7 @@ however many workers there are.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from batchrun.resources import MEMORY, Demand, Worker
 
@@ -27,15 +27,18 @@ class _State:
     tags: Tags
     exclusive: bool = False
     """Whether the task on it has the worker for itself."""
+    long: int = 0
+    """Tasks on it behind which nothing may wait."""
 
-    def changed(self, demand: Demand, sign: int, *, exclusive: bool) -> _State:
+    def changed(self, demand: Demand, sign: int, *, exclusive: bool, long: bool) -> _State:
         tags = self.tags
         if demand.tags:
             amounts = dict(tags)
             for tag, amount in demand.tags.items():
                 amounts[tag] = amounts.get(tag, 0) + sign * amount
             tags = tuple(sorted(amounts.items()))
-        return _State(self.threads + sign, self.memory + sign * demand.memory, tags, exclusive)
+        memory, more = self.memory + sign * demand.memory, -sign if long else 0
+        return _State(self.threads + sign, memory, tags, exclusive, self.long + more)
 
     def has_tags(self, demand: Demand) -> bool:
         if not demand.tags:
@@ -94,23 +97,36 @@ class Slots:
         """The threads of those workers."""
         return sum(shape.size * shape.worker.threads for shape in self._able(demand))
 
+    def capacity(self, demand: Demand) -> int:
+        """How many tasks with this demand they can run at once."""
+        return sum(shape.size * shape.worker.slots(demand) for shape in self._shapes.values())
+
     def memories(self, demand: Demand) -> set[int]:
         """The memory of those workers, in bytes."""
         return {shape.worker.memory for shape in self._able(demand)}
 
     def best(
-        self, demand: Demand, *, depth: int = 0, alone: bool = False, avoid: Collection[str] = ()
+        self,
+        demand: Demand,
+        *,
+        depth: int = 0,
+        alone: bool = False,
+        avoid: Collection[str] = (),
+        keep: Collection[Demand] = (),
     ) -> Worker | None:
         """The worker with a free slot that has least to spare; None if no slot is free.
 
         Args:
             demand: What the slot must have beside a thread.
-            depth: How many tasks may wait behind each busy thread.
+            depth: How many tasks may wait behind each busy thread, where no long one is on the worker.
             alone: Whether nothing else may be on the worker.
             avoid: Names of workers that come last.
+            keep: Workers that could meet one of these are not looked at.
         """
         choice: tuple[tuple[object, ...], str] | None = None
         for shape in self._able(demand):
+            if keep and any(map(shape.worker.can_ever_run, keep)):
+                continue
             surplus = len({tag for tag, _ in _tags(shape.worker)} - set(demand.tags))
             for state, members in shape.states.items():
                 if not _fits(shape.worker, state, demand, depth, alone):
@@ -123,15 +139,27 @@ class Slots:
                     choice = ((seen, *rank), address)
         return self._workers[choice[1]] if choice else None
 
-    def take(self, address: str, demand: Demand, *, exclusive: bool = False) -> None:
-        """A task takes a slot of a worker."""
-        self._move(address, demand, -1, exclusive=exclusive)
+    def take(self, address: str, demand: Demand, *, exclusive: bool = False, long: bool = False) -> bool:
+        """A task takes a slot of a worker; *long* if nothing may wait behind it.
 
-    def give_back(self, address: str, demand: Demand, *, exclusive: bool = False) -> None:
+        Returns whether it waits there behind others.
+        """
+        old = self._state[address]
+        self._move(address, old.changed(demand, -1, exclusive=exclusive, long=long))
+        return old.threads <= 0
+
+    def give_back(self, address: str, demand: Demand, *, exclusive: bool = False, long: bool = False) -> None:
         """The task no longer holds its slot; a worker that is gone has none to take back."""
-        if address in self._state:
-            still = self._state[address].exclusive and not exclusive
-            self._move(address, demand, +1, exclusive=still)
+        old = self._state.get(address)
+        if old is not None:
+            still = old.exclusive and not exclusive
+            self._move(address, old.changed(demand, +1, exclusive=still, long=long))
+
+    def prolong(self, address: str) -> None:
+        """Nothing more may wait behind a task of a worker."""
+        old = self._state.get(address)
+        if old is not None:
+            self._move(address, replace(old, long=old.long + 1))
 
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
         """What all workers have, and what of it is free: ``threads``, ``MEMORY``, and every tag."""
@@ -160,9 +188,8 @@ class Slots:
         members[address] = None
         return address, bool(avoid)
 
-    def _move(self, address: str, demand: Demand, sign: int, *, exclusive: bool) -> None:
+    def _move(self, address: str, new: _State) -> None:
         old = self._state[address]
-        new = old.changed(demand, sign, exclusive=exclusive)
         shape = self._shapes[_shape_of(self._workers[address])]
         shape.take(address, old)
         shape.put(address, new)
@@ -172,9 +199,8 @@ class Slots:
 def _fits(worker: Worker, state: _State, demand: Demand, depth: int, alone: bool) -> bool:
     if state.exclusive or (alone and state.threads < worker.threads):
         return False
-    return (
-        state.threads > -depth * worker.threads and state.memory >= demand.memory and state.has_tags(demand)
-    )
+    most = 0 if state.long else depth * worker.threads
+    return state.threads > -most and state.memory >= demand.memory and state.has_tags(demand)
 
 
 def _tags(worker: Worker) -> Tags:

@@ -338,6 +338,11 @@ class TestPublisher:
         begun = time.monotonic()
         publisher(started())
         publisher(ChunksPlaced("r", time.time(), tuple(range(500)), ("w",) * 500))
+        told = []
+        while not told and time.monotonic() < begun + 30:
+            for chunk in range(500):
+                publisher(reported(chunk, "x" * 5_000, objective=1.0))
+            told = [values["running"] for values in list(sent) if values["running"]]
         for number in range(20):
             for chunk in range(500):
                 publisher(reported(chunk, f"{number} {'x' * 5_000}", objective=1.0))

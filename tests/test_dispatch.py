@@ -49,6 +49,62 @@ def test_the_longest_chunk_goes_first_and_equal_ones_in_input_order():
     assert [c.first.chunk for c in d.choose()] == [3, 1, 0, 2]
 
 
+def test_the_chunk_with_most_left_to_do_goes_first_whatever_its_next_leg_takes():
+    d = dispatcher(standard(0, threads=3))
+    for chunk, (seconds, left) in enumerate([(9.0, 10.0), (0.1, 40.0), (1.0, 2.0)]):
+        d.add(Waiting(chunk, 0, 1, seconds=seconds, left=left))
+
+    assert [c.first.chunk for c in d.choose()] == [1, 0, 2]
+
+
+def test_the_longest_chunk_goes_first_whatever_memory_each_asks_for():
+    d = dispatcher(standard(0, threads=4, memory=8 * GIB))
+    for chunk, (rows, memory) in enumerate([(5, 1), (50, 2), (500, 1), (20, 3)]):
+        d.add(Waiting(chunk, 0, rows, memory=memory * GIB))
+
+    assert [c.first.chunk for c in d.choose()] == [2, 1, 3, 0]
+
+
+def two_legs(*workers: Worker, work: list[float]) -> Dispatcher:
+    d = dispatcher(*workers, demands=[Demand(), Demand(tags={"HIGHMEM": 1})])
+    d.expect(work)
+    return d
+
+
+def test_a_worker_whose_time_a_later_leg_needs_in_full_is_kept_for_it():
+    d = two_legs(standard(0), highmem(), work=[10.0, 30.0])
+    for chunk in range(2):
+        d.add(Waiting(chunk, 0, 1, seconds=5.0, left=5.0))
+
+    assert [c.worker.name for c in d.choose()] == ["standard-0"]
+    assert d.kept_for(Waiting(1, 0, 1, seconds=5.0, left=5.0)) == [1]
+
+
+def test_a_chunk_on_its_way_to_the_worker_that_is_kept_may_use_it():
+    d = two_legs(standard(0), highmem(), work=[10.0, 30.0])
+    for chunk in range(2):
+        d.add(Waiting(chunk, 0, 1, seconds=5.0, left=25.0))
+
+    assert len(d.choose()) == 2
+
+
+def test_no_worker_is_kept_for_a_leg_that_has_time_to_spare_or_whose_work_has_begun():
+    for work in ([30.0, 10.0], [10.0, 0.0]):
+        d = two_legs(standard(0), highmem(), work=work)
+        for chunk in range(2):
+            d.add(Waiting(chunk, 0, 1, seconds=5.0, left=5.0))
+        assert len(d.choose()) == 2, work
+
+
+def test_a_worker_is_kept_no_longer_once_the_work_for_it_has_begun():
+    d = two_legs(standard(0), highmem(threads=2), work=[5.0, 30.0])
+    d.add(Waiting(0, 1, 1, seconds=30.0))
+    d.add(Waiting(1, 0, 1, seconds=5.0, left=5.0))
+    d.add(Waiting(2, 0, 1, seconds=5.0, left=5.0))
+
+    assert [c.worker.name for c in d.choose()] == ["highmem-0", "standard-0", "highmem-0"]
+
+
 def test_two_stages_of_6_gib_never_overlap_on_a_worker_of_8_gib():
     d = dispatcher(standard(0, threads=4, memory=8 * GIB), demands=[Demand(memory=6 * GIB)])
     for chunk in range(3):
@@ -96,12 +152,43 @@ def test_short_chunks_may_wait_behind_a_busy_thread_and_long_ones_may_not():
     (first,) = d.choose()
 
     d.measured(0, 0.05)
-    assert len(d.choose()) == 5
+    assert d.choose() == []  # nobody knew how long the first would take
+    d.give_back(first)
+    choices = d.choose()
+    assert [choice.ahead for choice in choices] == [False, *[True] * 5]
 
     for _ in range(50):
         d.measured(0, 10.0)
-    d.give_back(first)
+    d.give_back(choices[0])
     assert d.choose() == []
+
+
+def test_a_chunk_that_is_forecast_to_be_long_waits_behind_none_and_none_behind_it():
+    d = dispatcher(standard(0), standard(1))
+    for _ in range(20):
+        d.measured(0, 0.05, cost=0.05)
+    for chunk, seconds in enumerate([60.0, 30.0, 0.06, 0.05]):
+        d.add(Waiting(chunk, 0, 1, seconds=seconds, apart=True))
+
+    first, second = d.choose()
+    assert (first.first.chunk, second.first.chunk) == (0, 1)
+    d.give_back(second)
+    assert [(c.first.chunk, c.worker.name) for c in d.choose()] == [(2, "standard-1"), (3, "standard-1")]
+
+
+def test_nothing_more_waits_behind_a_short_task_that_turns_out_to_be_long():
+    d = dispatcher(standard(0))
+    d.measured(0, 0.05)
+    for chunk in range(3):
+        d.add(Waiting(chunk, 0, 1, apart=True))
+    first, second = d.choose(2)
+    assert not first.long
+
+    first = d.overdue(first)
+    assert d.choose() == []
+    d.give_back(first)
+    assert [(c.first.chunk, c.ahead) for c in d.choose()] == [(2, True)]
+    d.give_back(second)
 
 
 def test_tagged_chunks_never_wait_on_a_worker_however_short_they_are():

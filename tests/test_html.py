@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, timeline
 from tests.stopped_run import history, stopped_run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Locator, Page
 
 
 SCRIPT = "</script><script>window.harmed=1</script><img src=x onerror=window.harmed=1>"
@@ -224,6 +225,25 @@ def test_the_file_appears_whole_at_the_path_and_the_path_is_given_back(tmp_path:
     assert [found.name for found in path.parent.iterdir()] == ["scores.html"]
 
 
+def hover(page: Page, plot: Locator) -> str:
+    """What a plot says where the mouse is first over something; "" if there is nothing.
+
+    The mouse goes to points that fill the plot ever more densely, because bars are as narrow as the machine
+    is slow, and the plot may not be drawn yet.
+    """
+    plot.scroll_into_view_if_needed()
+    box, tip = plot.bounding_box(), page.locator(".bk-tooltip-content").first
+    assert box is not None
+    deadline, point = time.monotonic() + 30, 0
+    while time.monotonic() < deadline:
+        point += 1
+        x, y = point * 0.7548776662 % 1, point * 0.5698402910 % 1  # M. Roberts' R2 sequence
+        page.mouse.move(box["x"] + box["width"] * x, box["y"] + box["height"] * y)
+        if tip.is_visible():
+            return tip.inner_text(timeout=5_000)
+    return ""
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
@@ -237,18 +257,8 @@ def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
         shown.on("console", lambda message: message.type == "error" and problems.append(message.text))
         shown.on("request", lambda request: request.url.startswith("http") and problems.append(request.url))
         shown.goto((tmp_path / "page.html").as_uri())
-        plot = shown.locator(".plot")
-        plot.locator("canvas").first.wait_for()
-        plot.scroll_into_view_if_needed()
-        box = plot.bounding_box()
-        assert box is not None
-        # Over the plot, from side to side, so that some bar's hover shows.
-        tip = shown.locator(".bk-tooltip-content").first
-        for step in range(100):
-            shown.mouse.move(box["x"] + box["width"] * step / 100, box["y"] + 70)
-            if tip.is_visible():
-                break
-        assert "try 1" in tip.inner_text()
+        shown.locator(".plot canvas").first.wait_for()
+        assert "try 1" in hover(shown, shown.locator(".plot"))
         assert shown.evaluate("window.harmed") is None
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1200
     assert problems == []
@@ -266,15 +276,7 @@ def test_a_browser_draws_the_curves_of_stopped_solves(tmp_path: Path, scheme: st
         shown.goto((tmp_path / "page.html").as_uri())
         curve = shown.locator(".curves canvas").first
         curve.wait_for()
-        curve.scroll_into_view_if_needed()
-        box = curve.bounding_box()
-        assert box is not None
-        tip = shown.locator(".bk-tooltip-content").first
-        for step in range(100):
-            shown.mouse.move(box["x"] + box["width"] * step / 100, box["y"] + box["height"] / 2)
-            if tip.is_visible():
-                break
-        assert "answer" in tip.inner_text()
+        assert "answer" in hover(shown, curve)
         assert shown.locator(".curves figure").count() == 8
         assert shown.evaluate("window.harmed") is None
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1200

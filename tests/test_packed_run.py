@@ -15,6 +15,7 @@ import pytest
 from batchrun import ChunkContext, Pipeline, RunReport, RunState, Stage, by_group, by_rows, run_pipeline
 from batchrun.events import ChunksPlaced
 from batchrun.executor import InlineExecutor
+from batchrun.store.runs import RunStore
 from batchrun.worker.fold import Fold
 from batchrun.worker.pack import Pack
 from tests.test_run import NO_RETRY, assert_conserved
@@ -86,6 +87,17 @@ class TestManyShortChunks:
         bad = [x for x in range(ROWS) if x % 97 == 0]
         assert report.quarantined["x"].tolist() == bad
         assert report.results()["x"].tolist() == [x for x in range(ROWS) if x % 97]
+
+    def test_are_known_again_in_the_next_run(self):
+        report = run(double, split=by_rows(1), executor=(executor := Counting()))
+        assert executor.packs
+
+        with RunStore("sqlite:///.batchrun/store.db") as store:
+            keys = store.history("double")["double"].keys
+
+        assert report.state is RunState.SUCCEEDED
+        assert len(keys) == ROWS
+        assert len(set(keys.tolist()) - {0}) == ROWS
 
     def test_of_groups_that_are_not_neighbours_keep_input_order(self):
         report = run(double, split=by_group("group"))
@@ -162,8 +174,8 @@ class TestAnAssociativeCombine:
         assert report.rows_solved == ROWS
 
 
-def slow_at_ten(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
-    time.sleep(5.0 if ctx.chunk == 10 else 0.002)
+def slow_at_ten(chunk: pd.DataFrame, ctx: ChunkContext, *, usual: float = 0.002) -> pd.DataFrame:
+    time.sleep(5.0 if ctx.chunk == 10 else usual)
     return chunk.assign(pid=os.getpid(), ended=time.time())
 
 
@@ -186,6 +198,23 @@ class TestOnWorkers:
         slow = results.loc[results["x"] == 10, "ended"].item()
         assert (results.loc[results["x"] != 10, "ended"] < slow).all()
         assert sorted(report.attempts["chunk"]) == list(range(1_000))
+
+    def test_a_chunk_that_takes_long_unforeseen_holds_up_none_of_those_behind_it(self, cluster):
+        """They take too long to ride together and are short enough to wait behind one another."""
+        report = run_pipeline(
+            slow_at_ten,
+            NUMBERS.head(40),
+            split=by_rows(1),
+            params={"usual": 0.11},
+            cluster=cluster,
+            progress=False,
+        )
+
+        assert_conserved(report)
+        results = report.results()
+        slow = results.loc[results["x"] == 10, "ended"].item()
+        assert (results.loc[results["x"] != 10, "ended"] < slow).all()
+        assert report.attempts["attempt"].eq(1).all()
 
     def test_a_worker_that_dies_with_a_pack_loses_nothing(self, cluster, tmp_path):
         report = run_pipeline(

@@ -66,6 +66,30 @@ def test_chunks_sized_by_time_go_on_where_the_last_session_stopped(folder):
     assert found.stops[-1] == 10_000
 
 
+def test_the_chunk_with_most_left_at_all_legs_is_handed_out_first_and_scarce_work_counts_for_more(folder):
+    def forecast(keys, rows):
+        return [np.array([4.0, 1.0, 1.0, 9.0]), np.array([1.0, 3.0, 0.5, 0.5])]
+
+    plan = make(folder, by_rows(25), forecast=forecast, scarcity=[1.0, 4.0])
+    plan.extend()
+
+    assert plan.work == [15.0, 5.0]
+    assert [plan.work_left(0, chunk) for chunk in range(4)] == [8.0, 13.0, 3.0, 11.0]
+    assert plan.work_left(1, 1) == 12.0
+    assert plan.seconds(0, 1) == 1.0
+    assert plan.take(10) == [1, 3, 0, 2]
+    assert plan.work == [0.0, 0.0]
+
+
+def test_what_is_not_known_of_one_leg_is_not_known_of_all(folder):
+    plan = make(folder, by_rows(25), forecast=lambda keys, rows: [np.arange(4.0), None], scarcity=[1.0, 2.0])
+    plan.extend()
+
+    assert plan.work == []
+    assert plan.work_left(0, 3) is None
+    assert plan.take(10) == [3, 2, 1, 0]
+
+
 def test_a_table_without_rows_needs_no_plan(folder):
     plan = make(folder, by_rows(3), rows=0)
 

@@ -208,14 +208,12 @@ def test_a_small_run_has_the_next_free_slots_beside_a_large_one():
     assert [name for name, _ in tasks[:4]] == ["solves", "solves", "solves", "other"]
 
 
-@pytest.mark.xfail(reason="short chunks look ahead behind every thread, so that none is ever free for others")
 def test_a_small_run_does_not_wait_until_a_run_of_very_many_short_chunks_is_over():
     tasks = three_solves_beside("short", 30_000)
 
     assert max(when for name, when in tasks if name == "solves") < 2.0 < max(when for _, when in tasks) - 3.0
 
 
-@pytest.mark.xfail(reason="within a leg the lanes go by memory, and the longest first only within a lane")
 def test_the_longest_chunk_goes_first_whatever_memory_each_chunk_asks_for():
     workers = fleet("alike", 30)
     rng = np.random.default_rng(5)

@@ -200,6 +200,20 @@ WAITS = {
         "chunk 23 waits for HIGHMEM: 1 to run `solve`; one worker has it, highmem-0, busy with chunk 17 for "
         "42 min",
     ),
+    "for a worker that is not kept for a later stage": (
+        {
+            "record": record(stages=[solve_stage(name="cut", resources={}), solve_stage(leg=1)]),
+            "live": LiveState(
+                NOW,
+                running=(busy(17, 42, "standard-0", stage="cut"),),
+                waiting=(WaitingChunks("cut", "one thread", 0, {}, 1, kept_for=("solve",)),),
+                workers=(HIGHMEM, STANDARD),
+            ),
+        },
+        "chunk 23 waits for a free thread to run `cut`; highmem-0 has room, but is kept for `solve`, which "
+        "has more work for it than others have; one worker can run it, standard-0, busy with chunk 17 for 42 "
+        "min",
+    ),
     "for more memory after it ran out of it": (
         {
             "attempts": attempts(out_of_memory(23)),

@@ -202,7 +202,7 @@ class DaskExecutor:
             ask_to_stop(self._client, self._by_worker(held), keep_best=keep_best, grace=grace)
 
     def recall(self, keys: Sequence[str]) -> None:
-        """Ask the workers of packs for what has not begun; does not wait for an answer."""
+        """Ask the workers of tasks for what has not begun; does not wait for an answer."""
         with self._lock:
             held = {key: self._held[key] for key in keys if key in self._held}
         if self._client.status == "running":

@@ -32,10 +32,10 @@ def ask_to_stop(client: Client, tasks: Mapping[str, Sequence[str]], *, keep_best
         client.loop.add_callback(ask)
 
 
-def ask_back(client: Client, packs: Mapping[str, Sequence[str]], tell: Callable[[str, int], None]) -> None:
-    """Tell the workers of *packs* (address: keys) that no further chunk of them shall begin; does not wait.
+def ask_back(client: Client, tasks: Mapping[str, Sequence[str]], tell: Callable[[str, int], None]) -> None:
+    """Tell the workers of *tasks* (address: keys) that no further chunk of them shall begin; does not wait.
 
-    *tell* hears of each pack that has not ended how many of its chunks have begun.
+    *tell* hears of each task that has not ended how many of its chunks have begun.
     """
 
     async def ask(address: str, keys: Sequence[str]) -> None:
@@ -48,9 +48,9 @@ def ask_back(client: Client, packs: Mapping[str, Sequence[str]], tell: Callable[
             tell(key, begun)
 
     async def ask_all() -> None:
-        await asyncio.gather(*(ask(address, keys) for address, keys in packs.items()))
+        await asyncio.gather(*(ask(address, keys) for address, keys in tasks.items()))
 
-    if packs:
+    if tasks:
         client.loop.add_callback(ask_all)
 
 

@@ -49,6 +49,8 @@ class Arriving:
             self.state.executor.release([key])
             if self.combining is not None:
                 self.combining.done(running.first, result)
+        elif not result.attempts:
+            self._never_begun(running)
         else:
             if result.output is not None:
                 seconds = sum(attempt.seconds for attempt in result.attempts)
@@ -84,11 +86,19 @@ class Arriving:
             self._failed(running, item, attempt, fresh=True)
 
     def shortened(self, key: str, begun: int) -> None:
-        """Only so many chunks of a pack have begun; the others are free to run elsewhere."""
+        """Only so many chunks of a task have begun; the others are free to run elsewhere."""
         running = self.state.running.get(key)
         if running is not None:
             self._take_back(running.items[begun:])
             running.items = running.items[:begun]
+
+    def _never_begun(self, running: RunningTask) -> None:
+        """A task was recalled while it waited behind another."""
+        self.state.executor.release([running.task.key])
+        if running.cancelled:
+            self.stopping.ended(running.first)
+        else:
+            self._take_back(running.items)
 
     # Several chunks
 
@@ -111,8 +121,9 @@ class Arriving:
     def _plain_done(self, result: PackResult, items: Sequence[Waiting]) -> None:
         """Chunks of a pack that went through the leg with nothing to tell."""
         state = self.state
+        keys = state.plan.keys(result.solved[0].chunks)
         for attempts in result.solved:
-            state.recorder.attempts(attempts)
+            state.recorder.attempts(replace(attempts, keys=keys))
             state.narrator.solved(attempts)
             state.tally.passed(attempts.stage)
         seconds = np.sum([attempts.seconds for attempts in result.solved], axis=0)

@@ -50,7 +50,7 @@ FEED = 4_096
 SUPPLY_EVERY = 0.01
 """Seconds between looks at rows that are on their way."""
 RECALL_AFTER = 1.0
-"""Seconds after which what has not begun of a pack is asked back: all of it was to take a tenth of that."""
+"""Seconds after which what has not begun of a short task is asked back: it was to take a part of that."""
 
 
 def _as_asked(leg: int, rows: int) -> int:
@@ -150,6 +150,7 @@ class Runner:
     def run(self) -> None:
         """Run until every chunk is settled, or until there is a reason to stop."""
         self._dispatcher.set_workers(self.executor.workers())
+        self._dispatcher.expect(self.plan.work)
         for chunk, parts in self.plan.cuts().items():
             self._narrator.cut(chunk, parts, [self.plan.size(part) for part in parts])
         self._narrator.planned(self.plan)
@@ -199,6 +200,7 @@ class Runner:
         if self._dispatcher.waiting < FEED // 4:
             if not self.plan.left and not self._dispatcher.waiting and not self.plan.complete:
                 self.plan.extend()
+                self._dispatcher.expect(self.plan.work)
                 self._narrator.planned(self.plan)
             for chunk in self.plan.take(FEED, ready=self._ready):
                 if not self._stopping.is_unwanted(chunk):
@@ -234,19 +236,20 @@ class Runner:
             )
 
     def _recall(self) -> None:
-        """Take back what waits in packs that take longer than they should, so that others can have it."""
+        """Take back what waits in or behind tasks that take longer than they should, so that others can have
+        it, and let nothing more wait behind them."""
         if self.clock() - self._recalled_at < RECALL_AFTER / 4:
             return
         self._recalled_at, latest = self.clock(), time.time() - RECALL_AFTER
         slow = [
-            running
-            for running in self._state.running
-            if not (running.is_single or running.recalled) and running.placed < latest
+            running for running in self._state.running if not running.recalled and running.placed < latest
         ]
         for running in slow:
             running.recalled = True
-        if slow:
-            self.executor.recall([running.task.key for running in slow])
+            running.choice = self._dispatcher.overdue(running.choice)
+        keys = [running.task.key for running in slow if running.is_recallable]
+        if keys:
+            self.executor.recall(keys)
 
     # Observing
 

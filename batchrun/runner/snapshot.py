@@ -41,15 +41,24 @@ def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
 
 
 def _waiting(state: RunnerState) -> tuple[WaitingChunks, ...]:
+    dispatcher = state.dispatcher
     queues = [
-        (lane.leg, demand, state.dispatcher.count(lane)) for demand, lane, _ in state.dispatcher.queues()
+        (lane.leg, demand, dispatcher.count(lane), dispatcher.head(lane))
+        for demand, lane, _ in dispatcher.queues()
     ]
     behind = state.plan.left
     if behind:
-        queues.append((0, state.dispatcher.demand(0), behind))
+        queues.append((0, dispatcher.demand(0), behind, None))
     return tuple(
-        WaitingChunks(state.waits_for(leg), str(demand), demand.memory, dict(demand.tags), chunks)
-        for leg, demand, chunks in queues
+        WaitingChunks(
+            stage=state.waits_for(leg),
+            demand=str(demand),
+            memory=demand.memory,
+            tags=dict(demand.tags),
+            chunks=chunks,
+            kept_for=tuple(map(state.waits_for, dispatcher.kept_for(head))) if head else (),
+        )
+        for leg, demand, chunks, head in queues
     )
 
 

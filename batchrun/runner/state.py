@@ -120,6 +120,11 @@ class RunningTask:
         return len(self.choice.items) == 1
 
     @property
+    def is_recallable(self) -> bool:
+        """Whether it may have chunks that have not begun."""
+        return not self.is_fold and (self.choice.ahead or not self.is_single)
+
+    @property
     def is_fold(self) -> bool:
         """Whether it combines results, and has no chunk."""
         return isinstance(self.task, Fold)
@@ -232,6 +237,7 @@ class RunnerState:
                 leg,
                 rows,
                 seconds=self.plan.seconds(leg, chunk),
+                left=self.plan.work_left(leg, chunk),
                 part=self.plan.is_part(chunk),
                 memory=self.memory_for(leg, rows),
                 **more,

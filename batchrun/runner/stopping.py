@@ -99,7 +99,8 @@ class Stopping:
             for item in running.items[:-1]:  # of a pack only the chunk that began last can be at fault
                 if not self.state.stopping:
                     self.state.dispatcher.add(item)
-            self.ended(running.items[-1])
+            for item in running.items[-1:]:
+                self.ended(item)
 
     def _cancel(self, chunks: set[int], keep_best: bool) -> None:
         """Cancel some chunks, wherever they are."""

@@ -79,6 +79,8 @@ class WaitingChunks:
     """Resource tags that it must have, and how much of each."""
     chunks: int
     """How many wait."""
+    kept_for: tuple[str, ...] = ()
+    """Later stages for which workers that are free are kept."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,12 @@ _Part = TypeVar("_Part", RunningChunk, DelayedChunk, WaitingChunks, LiveWorker)
 def _all_of(kind: type[_Part], listed: Iterable[Mapping[str, Any]]) -> tuple[_Part, ...]:
     names = {item.name for item in fields(kind)}
     return tuple(
-        kind(**{name: value for name, value in values.items() if name in names}) for values in listed
+        kind(**{name: _frozen(value) for name, value in values.items() if name in names}) for values in listed
     )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _end_of(text: str, most: int) -> str:

@@ -247,6 +247,24 @@ class ExecutorContract:
             tried = [attempts.chunks.tolist() for attempts in _pack_result(done[key]).solved]
             assert tried == ([list(range(number))] if number else [])
 
+    def test_a_task_that_waits_behind_another_can_be_taken_back(self, executor: Executor) -> None:
+        """It comes back when its turn comes, and has tried nothing."""
+        if not self.processes:
+            return
+        worker = executor.workers()[0]
+        slow, behind = task_for(_rows("slow", "sleep=1")), task_for(_rows("behind", "sleep=1"))
+        executor.submit([Placement(slow, worker.address)])
+        time.sleep(0.5)
+        executor.submit([Placement(behind, worker.address)])
+        executor.recall([slow.key, behind.key])
+        heard: list[Signal] = []
+        _wait_until(executor, heard, {slow.key, behind.key})
+        begun = {item.key: item.begun for item in heard if isinstance(item, TaskShortened)}
+        done = {item.key: item for item in heard if isinstance(item, TaskDone)}
+        assert begun == {slow.key: 1, behind.key: 0}
+        assert _result(done[slow.key]).output is not None
+        assert _result(done[behind.key]).attempts == ()
+
     def test_what_is_not_known_is_stopped_without_complaint(self, executor: Executor) -> None:
         """It may have ended a moment ago."""
         executor.stop(["never-heard-of"], keep_best=True, grace=0.0)

@@ -81,11 +81,18 @@ def _for_slot(facts: RunFacts, live: LiveState, tries: Sequence[Try]) -> str:
     after = f" for try {again[-1].number + 1}, as try {again[-1].number} {ending(again[-1])}" if again else ""
     others = group.chunks - 1 if group else 0
     peers = f", as {'does' if others == 1 else 'do'} {count(others, 'other chunk')}" if others > 0 else ""
-    return f"waits for {wanted}{at}{after}{peers}; {_holders(facts, demand, plain)}"
+    holders = _holders(facts, demand, plain, group.kept_for if group else ())
+    return f"waits for {wanted}{at}{after}{peers}; {holders}"
 
 
-def _holders(facts: RunFacts, demand: Demand, plain: bool) -> str:
+def _holders(facts: RunFacts, demand: Demand, plain: bool, kept_for: Sequence[str]) -> str:
     able = [worker for worker in facts.workers if worker.can_ever_run(demand)]
+    kept = {
+        worker.name: stage
+        for stage in kept_for
+        for worker in able
+        if worker.can_ever_run(facts.demand_of(stage))
+    }
     if not facts.workers:
         return "no worker is there; start one"
     if not able:
@@ -94,6 +101,13 @@ def _holders(facts: RunFacts, demand: Demand, plain: bool) -> str:
             "the run"
         )
     free = [worker for worker in able if facts.has_room(worker, demand)]
+    open_to_it = [worker for worker in able if worker.name not in kept]
+    if free and open_to_it and all(worker.name in kept for worker in free):
+        name = free[0].name
+        return (
+            f"{name} has room, but is kept for `{kept[name]}`, which has more work for it than others have; "
+            f"{busy_workers(facts, open_to_it, has='can run it' if plain else 'has it')}"
+        )
     if free:
         return f"{free[0].name} has room for it, so it starts when its turn comes"
     return busy_workers(facts, able, has="can run it" if plain else "has it")

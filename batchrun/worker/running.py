@@ -32,12 +32,12 @@ class Ticket:
         self.stop: StopRequest | None = None
         """What was asked for, if anything."""
         self.recalled = False
-        """Whether no further chunk of a pack may begin."""
+        """Whether no further chunk of it may begin."""
         self.begun = 0
-        """Chunks of a pack that began."""
+        """Chunks of it that began."""
 
     def begin_next(self) -> bool:
-        """The next chunk of a pack begins; False if it may not."""
+        """The next chunk begins; False if it may not."""
         with _lock:
             if self.recalled or self.stop is not None:
                 return False
@@ -57,7 +57,7 @@ class Ticket:
 _lock = threading.Lock()
 _tickets: dict[str, Ticket] = {}
 _recalled: set[str] = set()
-"""Packs that were recalled before they began."""
+"""Tasks that were recalled before they began."""
 _ended: OrderedDict[str, None] = OrderedDict()
 """The tasks that ended last, so that a recall that comes late is told from one that comes early."""
 _MOST_ENDED = 1_000
@@ -101,12 +101,12 @@ def stop_tasks(keys: Collection[str], *, keep_best: bool, grace: float) -> list[
 
 
 def recall(keys: Collection[str]) -> dict[str, int]:
-    """Take back the chunks of packs that have not begun; from any thread of the worker's process.
+    """Take back the chunks of tasks that have not begun; from any thread of the worker's process.
 
     Args:
-        keys: Keys of packs that run here or will soon.
+        keys: Keys of tasks that run here or will soon.
 
-    Returns how many chunks of each pack have begun; the others will not. Packs that have ended are left out.
+    Returns how many chunks of each have begun; the others will not. Tasks that have ended are left out.
     """
     begun = {}
     with _lock:

@@ -74,7 +74,8 @@ class TaskResult:
     worker: str
     """The name of the worker."""
     attempts: tuple[Attempt, ...]
-    """One record for each stage that was tried, in order; only the last one can have failed."""
+    """One record for each stage that was tried, in order; only the last one can have failed. None if the task
+    was recalled before it began."""
     output: Inline | Stored | None
     """The frame that the last stage gave; None if a stage failed."""
     rows_out: int = 0
@@ -114,6 +115,8 @@ def run_task(
     from batchrun.worker.running import running
 
     with running(task.key) as ticket:
+        if not ticket.begin_next():
+            return TaskResult(task.key, worker, (), None)
         if task.isolated and not in_process:
             from batchrun.worker.supervisor import supervise
 
