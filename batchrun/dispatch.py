@@ -238,9 +238,12 @@ class Dispatcher:
         """A task of so many chunks took so long on this leg; *cost* is that of the chunks together."""
         self._paces[leg].add(seconds, chunks, cost)
 
-    def look_ahead(self, leg: int) -> int:
-        """How many tasks of this leg may wait behind each busy thread of a worker."""
+    def look_ahead(self, leg: int, forecast: float | None = None) -> int:
+        """How many tasks of this leg may wait behind each busy thread of a worker; *forecast* tells how long
+        one takes as long as none has ended."""
         seconds, demand = self._paces[leg].task, self.demands[leg]
+        if seconds is None and forecast is not None:
+            seconds = max(forecast, PACK_SECONDS)  # shorter ones ride together
         if seconds is None or demand.memory or demand.tags or leg in self.isolated:
             return 0
         return min(DEEPEST_LOOK_AHEAD, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
@@ -353,7 +356,7 @@ class Dispatcher:
         first = heap[0][1]
         seconds = self._paces[lane.leg].expect(first)
         long = seconds is None or seconds > self.look_ahead_seconds
-        depth = self.look_ahead(lane.leg) if ahead and not (long or lane.alone) else 0
+        depth = self.look_ahead(lane.leg, seconds) if ahead and not (long or lane.alone) else 0
         kept = [self.demands[leg] for leg in self.kept_for(first)]
         worker = self.slots.best(demand, depth=depth, alone=lane.alone, avoid=first.avoid, keep=kept)
         if worker is None:

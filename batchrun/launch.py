@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -37,6 +38,7 @@ from batchrun.split import Split
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name, driving, is_driven
 from batchrun.store.recorder import FlushPolicy
+from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.worker.program import pickle_program
 
@@ -157,7 +159,8 @@ def resume_run(
         pipe = _pipeline_of(record, pipeline)
         folder = RunFolder(record.folder)
         source = Source.read(folder.source)
-        to_do = rows_to_do(source, folder, store.settled(record.run_id, solved=True))
+        settled = store.settled(record.run_id, solved=True)
+        to_do = rows_to_do(source, folder, settled)
         source.check_unchanged(to_do)
         supply = Supply(source, needed=to_do)
         stack.callback(supply.close)
@@ -176,6 +179,7 @@ def resume_run(
             settings,
             watching,
             supply=supply,
+            settled=settled,
         )
         with driving(session.run_id):
             session.drive()
@@ -274,7 +278,7 @@ def _new_record(
         },
         stages=describe_stages(pipeline),
         cluster=executor.description,
-        versions=_versions(),
+        versions=dict(_versions()),
     )
 
 
@@ -291,6 +295,7 @@ def _session(
     max_quarantined: int | float | None = None,
     *,
     supply: Supply,
+    settled: SettledChunks | None = None,
 ) -> Session:
     run: RunSettings = settings.run
     pipeline, estimates, reasons = fit_memory(
@@ -319,6 +324,7 @@ def _session(
         ),
         observers=observers,
         supply=supply,
+        settled=settled,
         estimates=estimates,
         memory_from=reasons,
     )
@@ -386,6 +392,7 @@ def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) ->
         MemoryFolder(folder_of(run_id)).remove()
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in ("batchrun", "dask", "distributed", "pandas", "numpy", "pyarrow"):

@@ -27,12 +27,11 @@ from batchrun.events import (
 )
 from batchrun.outcome import Attempt, ErrorRecord, SolvedAttempts
 from batchrun.plan import Plan
-from batchrun.resources import Worker
 from batchrun.status import TaskStatus
 from batchrun.store.records import SettledChunks
 
 if TYPE_CHECKING:
-    from batchrun.outcome import Floats
+    pass
 
 __all__ = ["Narrator"]
 
@@ -115,7 +114,7 @@ class Narrator:
                 settled.rows,
                 settled.rows_out,
                 settled.seconds,
-                _gaps(settled.objectives, settled.bounds),
+                settled.gaps,
             )
         )
 
@@ -123,7 +122,7 @@ class Narrator:
         """Nothing new is started."""
         self.tell(RunStopping(self.run_id, time.time(), running, grace))
 
-    def slots(self, dispatcher: Dispatcher, workers: Callable[[], Sequence[Worker]]) -> None:
+    def slots(self, dispatcher: Dispatcher) -> None:
         """Supply and demand of slots, when they changed and the last look is a while ago."""
         if self.clock() - self._slots_at < self.slots_every:
             return
@@ -131,14 +130,4 @@ class Narrator:
         slots = tuple(SlotUse(*row) for row in dispatcher.use_of_slots())
         if slots != self._slots:
             self._slots = slots
-            self.tell(SlotsChanged(self.run_id, time.time(), slots, len(workers())))
-
-
-def _gaps(objectives: Floats, bounds: Floats) -> Floats:
-    """See relative_gap; NaN where either is not known."""
-    import numpy as np
-
-    known = np.isfinite(objectives) & np.isfinite(bounds)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gaps = np.abs(objectives - bounds) / np.abs(objectives)
-    return np.where(known, np.where(objectives == bounds, 0.0, gaps), np.nan)
+            self.tell(SlotsChanged(self.run_id, time.time(), slots, len(dispatcher.slots)))

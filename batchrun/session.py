@@ -63,6 +63,8 @@ class Session:
     flush: FlushPolicy
     settings: RunnerSettings
     observers: Sequence[Observer] = ()
+    settled: SettledChunks | None = None
+    """What earlier sessions solved; None for the first."""
     estimates: Mapping[str, MemoryEstimate] = field(default_factory=dict)
     """What stages with ``memory="auto"`` need, by name."""
     supply: Supply | None = None
@@ -78,7 +80,7 @@ class Session:
         KeyboardInterrupt is raised. A cancel by way of the store ends the run likewise, and raises nothing.
         """
         started = time.time()
-        runner = self._runner(self.store.settled(self.run_id, solved=True))
+        runner = self._runner()
         self.store.reopen(
             self.run_id,
             state=RunState.RUNNING,
@@ -119,7 +121,8 @@ class Session:
             ) from interrupted
         return state
 
-    def _runner(self, settled: SettledChunks) -> Runner:
+    def _runner(self) -> Runner:
+        settled = SettledChunks.empty() if self.settled is None else self.settled
         self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
         workers = self.executor.workers()
         stages = [self.pipeline.stages[leg[0]] for leg in self.pipeline.legs]
@@ -147,7 +150,7 @@ class Session:
             observers=self.observers,
             settings=self.settings,
             recalled=settled,
-            tries=self.store.tries(self.run_id),
+            tries={} if self.settled is None else self.store.tries(self.run_id),
             supply=self.supply,
             memory_for=self._memory_for(workers),
         )

@@ -76,6 +76,10 @@ class Slots:
         self._state: dict[str, _State] = {}
         self._shapes: dict[tuple[object, ...], _Shape] = {}
 
+    def __len__(self) -> int:
+        """How many workers there are."""
+        return len(self._workers)
+
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
         before, states = self._workers, self._state

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import batchrun
 
 PUBLIC = [
@@ -54,24 +56,47 @@ def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(batchrun, "run_pipelines")
 
 
-def test_importing_batchrun_imports_nothing_heavy():
-    modules = loaded_modules("import batchrun")
+HEAVY = {
+    "alembic",
+    "bokeh",
+    "dask",
+    "distributed",
+    "fsspec",
+    "jinja2",
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "rich",
+    "sqlalchemy",
+    "yaml",
+}
+HELP = """
+from batchrun.cli import app
+sys.argv = ["batchrun", "--help"]
+sys.stdout, out = sys.stderr, sys.stdout
+try:
+    app()
+except SystemExit:
+    sys.stdout = out
+"""
 
-    heavy = {"distributed", "dask", "pandas", "numpy", "pyarrow", "bokeh", "sqlalchemy", "pydantic", "typer"}
-    assert not modules & heavy
-    assert len([name for name in modules if name.startswith("batchrun")]) == 1
 
+@pytest.mark.parametrize(
+    ("code", "own", "most"),
+    [
+        pytest.param("import batchrun", 1, 60, id="the package"),
+        pytest.param("from batchrun import Pipeline, Stage, by_rows", 12, 120, id="what declares a pipeline"),
+        pytest.param(HELP, 20, 220, id="the help of the command line"),
+        pytest.param("import batchrun.worker.work", 40, 200, id="what runs a chunk on a worker"),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code: str, own: int, most: int):
+    """So many modules of batchrun, and so many beside those that Python starts with, are enough."""
+    modules = loaded_modules(code)
 
-def test_the_command_line_shows_its_help_without_the_engine():
-    modules = loaded_modules("import batchrun.cli")
-
-    assert not modules & {
-        "distributed",
-        "dask",
-        "pandas",
-        "numpy",
-        "pyarrow",
-        "bokeh",
-        "sqlalchemy",
-        "pydantic",
-    }
+    assert not modules & HEAVY
+    ours = {name for name in modules if name.split(".")[0] == "batchrun"}
+    assert 0 < len(ours) <= own
+    assert len(modules - loaded_modules("")) <= most

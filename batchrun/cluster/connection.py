@@ -53,13 +53,13 @@ class Connection:
         self.close()
 
 
-def list_workers(client: Client) -> list[Worker]:
-    """The live workers of a client's cluster, by host and name.
+def list_workers(client: Client, facts: dict[str, dict[str, Any]] | None = None) -> list[Worker]:
+    """The live workers of a client's cluster, by host and name; *facts* are those of `worker_facts`.
 
     A worker without a ``MEMORY`` resource is counted by its memory limit, one without a limit by the memory
     of its machine.
     """
-    facts = worker_facts(client)
+    facts = worker_facts(client) if facts is None else facts
     unlimited = [address for address, known in facts.items() if not _memory(known)]
     if unlimited:
         totals = client.run(_machine_memory, workers=unlimited, on_error="ignore")

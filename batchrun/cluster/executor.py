@@ -13,6 +13,7 @@ back, and the bytes in every task would pass through the scheduler every time.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import operator
 import pickle
@@ -87,8 +88,8 @@ class _Held:
 class DaskExecutor:
     """Runs tasks on the workers of a Dask cluster.
 
-    The client must be the executor's own: it sets handlers for the topics ``all`` and
-    ``worker-restart-memory``.
+    The client must be the executor's own as long as it is open: it sets handlers for the topics ``all``,
+    ``worker-restart-memory`` and one that has the client's name.
     """
 
     def __init__(self, connection: Connection, *, shared_folder: str | None = None) -> None:
@@ -109,9 +110,12 @@ class DaskExecutor:
         self._gone: dict[str, str] = {}
         self._killed_at: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._changes = itertools.count(1)
+        self._change = 0
+        self._seen: tuple[int, Sequence[Worker]] | None = None
         self._advertised: dict[str, frozenset[str]] = {}
         self._inbox: queue.SimpleQueue[str | _Told] = queue.SimpleQueue()
-        self._topic = f"batchrun-status-{uuid.uuid4().hex}"
+        self._topic = f"batchrun-status-{self._client.id}"
         self._connected = True
         self._subscribe()
         self._local = connection.local
@@ -127,12 +131,16 @@ class DaskExecutor:
         return probe(self._client, folder, list(one_of_each.values()))
 
     def workers(self) -> Sequence[Worker]:
-        """The live workers."""
+        """The live workers; asked for only if one came or went since the last time."""
+        change = self._change
+        if self._seen is not None and self._seen[0] == change:
+            return self._seen[1]
         facts = worker_facts(self._client)
         self._advertised = {at: frozenset(known.get("resources") or ()) for at, known in facts.items()}
-        found = list_workers(self._client)
+        found = list_workers(self._client, facts)
         with self._lock:
             self._names.update((worker.address, worker.name) for worker in found)
+        self._seen = change, found
         return found
 
     def prepare(self, program: bytes) -> None:
@@ -308,6 +316,8 @@ class DaskExecutor:
     def _on_event(self, event: tuple[float, Any]) -> None:
         message = event[1]
         action = message.get("action") if isinstance(message, dict) else None
+        if action in ("add-worker", "remove-worker"):
+            self._change = next(self._changes)
         if action == "add-worker":
             with self._lock:
                 self._gone.pop(message["worker"], None)
@@ -354,6 +364,7 @@ class DaskExecutor:
         status = self._client.status
         if status == "running" and not self._connected:
             self._subscribe()
+            self._change = next(self._changes)
             self._inbox.put(WorkersChanged())
         elif status in ("closed", "closing"):
             raise ClusterError(

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import current_process, resource_tracker
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,8 @@ class _Warm:
     cluster: _GroupCluster
     client: Client
     settings: LocalSettings
+    spare: list[Client] = field(default_factory=list)
+    """Clients that nobody uses at the moment, for the next calls."""
 
     @property
     def alive(self) -> bool:
@@ -134,10 +136,15 @@ class _Warm:
 
     def connect(self, closing: Any = None) -> Connection:
         """A connection with a client of its own; *closing* is called after that was closed."""
-        client = Client(self.cluster, set_as_default=False, direct_to_workers=True, timeout=10)
+        client = self._spare_client() or Client(
+            self.cluster, set_as_default=False, direct_to_workers=True, timeout=10
+        )
 
         def close() -> None:
-            close_client(client)
+            if self.alive and client.status == "running" and not client.futures:
+                self.spare.append(client)
+            else:
+                close_client(client)
             if closing is not None:
                 closing()
 
@@ -149,7 +156,17 @@ class _Warm:
             closing=close,
         )
 
+    def _spare_client(self) -> Client | None:
+        while self.spare:
+            client = self.spare.pop()
+            if client.status == "running":
+                return client
+            close_client(client)
+        return None
+
     def close(self) -> None:
+        while self.spare:
+            close_client(self.spare.pop())
         _close_quietly(self.client, self.cluster)
         let_main_in()
 

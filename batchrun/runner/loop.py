@@ -161,7 +161,7 @@ class Runner:
         try:
             while not self._finished():
                 self._dispatch()
-                self._narrator.slots(self._dispatcher, self.executor.workers)
+                self._narrator.slots(self._dispatcher)
                 for signal in self.executor.wait(self._patience()):
                     self._take(signal)
                 self._aftermath.cut()

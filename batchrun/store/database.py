@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +31,7 @@ class Database:
             self.url = sa.make_url(url)
         self._place = f"the store at {self.url.render_as_string(hide_password=True)}"
         with _translated(self._place):
-            if self._is_sqlite and self.url.database not in (None, "", ":memory:"):
-                Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            self.engine = sa.create_engine(self.url)
-            if self._is_sqlite:
-                sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            self.engine = _engine_of(self._absolute())
             self._migrate()
 
     @contextmanager
@@ -44,8 +41,17 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections that are not in use."""
         self.engine.dispose()
+
+    def _absolute(self) -> sa.URL:
+        """The address, the same whatever the current folder is; makes the folder of a file."""
+        name = self.url.database
+        if not self._is_sqlite or name in (None, "", ":memory:") or str(name).startswith("file:"):
+            return self.url
+        path = Path(str(name)).absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return self.url.set(database=str(path))
 
     @property
     def _is_sqlite(self) -> bool:
@@ -83,6 +89,15 @@ class Database:
                 f"{schema.REVISION}); upgrade batchrun"
             )
         return bool(found == schema.REVISION)
+
+
+@functools.lru_cache(maxsize=16)
+def _engine_of(url: sa.URL) -> sa.Engine:
+    """The engine of a database, the same one each time, because it remembers the statements it compiled."""
+    engine = sa.create_engine(url)
+    if url.get_backend_name() == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

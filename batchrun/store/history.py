@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -78,19 +79,25 @@ def _latest(connection: sa.Connection, pipeline: str, limit: int) -> list[sa.Row
         .order_by(runs.c.created.desc())
         .limit(RUNS)
     )
-    found: list[sa.Row[Any]] = []
-    for run in connection.execute(newest).scalars().all():
-        left = limit - len(found)
-        if left <= 0:
+    numbers = connection.execute(newest).scalars().all()
+    counted: dict[int, int] = dict(
+        connection.execute(
+            sa.select(table.c.run, sa.func.count()).where(table.c.run.in_(numbers)).group_by(table.c.run)
+        ).all()
+    )
+    whole, left = [], limit
+    query = (
+        sa.select(table.c.stage, table.c.key, table.c.rows_in, table.c.seconds)
+        .where(table.c.outcome.in_(SOLVED))
+        .order_by(table.c.run.desc(), table.c.id.desc())
+    )
+    part: Sequence[sa.Row[Any]] = ()
+    for run in numbers:
+        attempts = counted.get(run, 0)
+        if attempts > left:
+            if left:
+                part = sample(connection, query.where(table.c.run == run), attempts, left)
             break
-        of_run = table.c.run == run
-        attempts = connection.execute(
-            sa.select(sa.func.count()).select_from(table).where(of_run)
-        ).scalar_one()
-        query = (
-            sa.select(table.c.stage, table.c.key, table.c.rows_in, table.c.seconds)
-            .where(of_run, table.c.outcome.in_(SOLVED))
-            .order_by(table.c.id.desc())
-        )
-        found += sample(connection, query, attempts, left)
-    return found
+        whole.append(run)
+        left -= attempts
+    return [*connection.execute(query.where(table.c.run.in_(whole))), *part]

@@ -181,13 +181,13 @@ class _Ride:
         except Exception:
             # One bad block would be held against all of them.
             return PackResult(pack.key, self._worker, left=tuple(chunks), apart=True)
-        reading = time.perf_counter() - began
-        tried = 0
+        ready = time.perf_counter()
+        reading, tried = ready - began, 0
         while tried < len(chunks) and self._ticket.begin_next():
             self._member(tried, frames[tried])
             frames[tried] = None
             tried += 1
-            if time.perf_counter() - began > LONGEST:
+            if time.perf_counter() - ready > LONGEST:
                 break
         merging = time.perf_counter()
         pieces = self._pieces()
