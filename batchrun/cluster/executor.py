@@ -55,6 +55,8 @@ _Told = TaskReported | TaskShortened | WorkersChanged
 """Signals that come ready made."""
 _SCATTER_ABOVE = 2**18
 """Tasks of more bytes go to their worker beside the graph."""
+_SMALL_PROGRAM = 2**15
+"""A program of up to so many bytes goes along with each task, which saves a way before the first one."""
 _TICK = 0.5
 """Seconds between looks at the connection while waiting."""
 
@@ -103,6 +105,7 @@ class DaskExecutor:
         self._client: Client = connection.client
         self.dashboard = self._install_page() if connection.dashboard else ""
         self._entry: Future | None = None
+        self._program: bytes | None = None
         self._batches = 0
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
@@ -144,14 +147,17 @@ class DaskExecutor:
         return found
 
     def prepare(self, program: bytes) -> None:
-        """Make the program a task that the tasks of the run depend upon."""
+        """Let a small program go along with each task; make a large one a task that they depend upon."""
         entry = pickle.dumps(_Entry(program, self._topic))
+        self._program = entry if len(entry) <= _SMALL_PROGRAM else None
+        if self._program is not None:
+            return
         key = f"batchrun-program-{uuid.uuid4().hex}"
         self._entry = self._client.submit(pickle.loads, entry, key=key, pure=False, priority=1)
 
     def submit(self, placements: Sequence[Placement]) -> None:
         """Send the tasks in one graph, earlier batches before later ones."""
-        if self._entry is None:
+        if self._entry is None and self._program is None:
             raise ClusterError("submit was called before prepare")
         if not placements:
             return
@@ -281,7 +287,9 @@ class DaskExecutor:
         if resources:
             annotations["resources"] = resources
         payload = self._scattered.get(task.key, blob)
-        return MaterializedLayer({task.key: (operator.call, self._entry, payload)}, annotations=annotations)
+        # Functions of the standard library only: the scheduler may not be able to import batchrun.
+        entry = self._entry if self._program is None else (pickle.loads, self._program)
+        return MaterializedLayer({task.key: (operator.call, entry, payload)}, annotations=annotations)
 
     def _scatter_large(self, placements: Sequence[Placement], blobs: dict[str, bytes]) -> None:
         """Send large inputs straight to their workers; the graph is no place for them."""

@@ -141,7 +141,7 @@ class _Warm:
         )
 
         def close() -> None:
-            if self.alive and client.status == "running" and not client.futures:
+            if self.alive and client.status == "running":
                 self.spare.append(client)
             else:
                 close_client(client)

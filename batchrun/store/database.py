@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from batchrun.errors import StoreError
 from batchrun.store import schema
 
 __all__ = ["Database"]
+
+_VERSION = sa.text("SELECT version_num FROM alembic_version")
 
 
 class Database:
@@ -34,7 +36,7 @@ class Database:
             self.engine = _engine_of(self._absolute())
             self._migrate()
 
-    @contextmanager
+    @contextlib.contextmanager
     def begin(self) -> Iterator[sa.Connection]:
         """A connection whose changes are committed together at the end, or not at all."""
         with _translated(self._place), self.engine.begin() as connection:
@@ -59,6 +61,9 @@ class Database:
 
     def _migrate(self) -> None:
         """Bring the tables up to date; quick, and without Alembic, where they already are."""
+        with self.engine.connect() as connection, contextlib.suppress(sa.exc.DBAPIError):
+            if self._fits(connection.execute(_VERSION).scalar()):
+                return
         with self.engine.connect() as connection:
             if self._is_current(connection):
                 return
@@ -82,7 +87,10 @@ class Database:
         """Whether the tables are those of this version. Raises StoreError if they are of a newer one."""
         if not sa.inspect(connection).has_table("alembic_version"):
             return False
-        found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return self._fits(connection.execute(_VERSION).scalar())
+
+    def _fits(self, found: str | None) -> bool:
+        """Whether that is the version of this one. Raises StoreError if it is newer."""
         if found is not None and found > schema.REVISION:
             raise StoreError(
                 f"{self._place} was written by a newer batchrun (its schema is {found}, this one knows "
@@ -110,7 +118,7 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _translated(place: str) -> Iterator[None]:
     """Say what a database error means for the user."""
     try:

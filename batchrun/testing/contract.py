@@ -233,9 +233,9 @@ class ExecutorContract:
         if not self.processes:
             return
         worker = executor.workers()[0]
-        slow, behind = (pack_for([_rows(f"{name}{n}", "sleep=1") for n in range(4)]) for name in "sb")
+        slow, behind = (pack_for([_rows(f"{name}{n}", "sleep=2") for n in range(4)]) for name in "sb")
         executor.submit([Placement(slow, worker.address)])
-        time.sleep(0.5)
+        time.sleep(1.2)
         executor.submit([Placement(behind, worker.address)])
         executor.recall([slow.key, behind.key, "never-heard-of"])
         heard: list[Signal] = []
@@ -252,9 +252,9 @@ class ExecutorContract:
         if not self.processes:
             return
         worker = executor.workers()[0]
-        slow, behind = task_for(_rows("slow", "sleep=1")), task_for(_rows("behind", "sleep=1"))
+        slow, behind = task_for(_rows("slow", "sleep=2")), task_for(_rows("behind", "sleep=2"))
         executor.submit([Placement(slow, worker.address)])
-        time.sleep(0.5)
+        time.sleep(1.2)
         executor.submit([Placement(behind, worker.address)])
         executor.recall([slow.key, behind.key])
         heard: list[Signal] = []

@@ -61,7 +61,7 @@ def test_a_killed_driver_is_resumed_without_computing_a_finished_chunk_again(pro
 
 
 def test_a_run_that_is_driven_cannot_be_resumed_beside_its_driver(project: Project):
-    process = project.submit()
+    process = project.submit("-p", "seconds=0.5")
     project.wait_for_calls(3)
 
     refused = project.answer("resume", "last")
