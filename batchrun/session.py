@@ -43,7 +43,7 @@ from batchrun.worker.program import pickle_program
 __all__ = ["Session", "check_demands", "describe_stages"]
 
 
-ALIKE = 1.02
+ALIKE = 1.2
 """Forecasts that differ by less than this factor are not told apart."""
 SHORTEST_FORECAST = 0.02
 """Seconds below which chunks are alike whatever their forecasts."""

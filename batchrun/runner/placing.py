@@ -17,7 +17,9 @@ from batchrun.worker.work import Work
 __all__ = ["Placing"]
 
 WIDEST_GAP = 64
-"""Chunks of a pack are read in one go unless more than so many times their rows lie between them."""
+"""Chunks of a pack are read in one go unless more than so many times their rows lie between them,"""
+LARGEST_GAP = 2**18
+"""or more than so many bytes."""
 
 
 @dataclass
@@ -96,9 +98,11 @@ class Placing:
                 yield handed or state.source.slice(*state.plan.bounds(item.chunk)), [None], [item]
             return
         placed = sorted((*state.plan.bounds(item.chunk), position) for position, item in enumerate(items))
+        widest = LARGEST_GAP / max(1.0, state.source.bytes_per_row)
         stretch: list[tuple[int, int, int]] = []
         for place in placed:
-            if stretch and place[0] - stretch[-1][1] > WIDEST_GAP * (place[1] - place[0]):
+            gap = place[0] - stretch[-1][1] if stretch else 0
+            if gap > min(widest, WIDEST_GAP * (place[1] - place[0])):
                 yield self._stretch(stretch, items)
                 stretch = []
             stretch.append(place)
