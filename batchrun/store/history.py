@@ -18,6 +18,10 @@ __all__ = ["durations", "history", "peaks"]
 
 RUNS = 20
 """Runs that are looked at, the newest."""
+A_SECOND = 5_000
+"""Attempts that are read for each second that the longest of these runs took: that is a hundredth of it."""
+FEWEST = 2_000
+"""Attempts that are read however short they were."""
 
 _TAKES_WHAT_IT_TAKES = (Outcome.SUCCEEDED, Outcome.STOPPED_WITH_SOLUTION, Outcome.OUT_OF_MEMORY)
 """An attempt that ended otherwise may have ended before it took all that it needs."""
@@ -74,12 +78,14 @@ def _latest(connection: sa.Connection, pipeline: str, limit: int) -> list[sa.Row
     """Solved attempts, newest first: all of the newest runs as far as they are no more than *limit*."""
     runs, table = schema.runs, schema.attempts
     newest = (
-        sa.select(runs.c.number)
+        sa.select(runs.c.number, runs.c.ended - runs.c.started)
         .where(runs.c.pipeline == pipeline)
         .order_by(runs.c.created.desc())
         .limit(RUNS)
     )
-    numbers = connection.execute(newest).scalars().all()
+    seconds = {number: took or 0.0 for number, took in connection.execute(newest)}
+    numbers = list(seconds)
+    limit = min(limit, max(FEWEST, int(A_SECOND * max(seconds.values(), default=0.0))))
     counted: dict[int, int] = dict(
         connection.execute(
             sa.select(table.c.run, sa.func.count()).where(table.c.run.in_(numbers)).group_by(table.c.run)

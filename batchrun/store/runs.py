@@ -305,7 +305,7 @@ class RunStore:
 
         By stage, its solved attempts with the keys and the rows of their chunks, newest first. Once *limit*
         of all stages together are found, older runs do not count; of a run with more, it is those of every
-        so many-th chunk.
+        so many-th chunk. Where runs were short, fewer are read than *limit*.
         """
         with self._begin() as connection:
             return history.history(connection, pipeline, limit)

@@ -91,7 +91,7 @@ class _Makes:
         name = type(frame).__name__
         if package == "pandas" and name == "DataFrame" and frame.columns.size and not frame.attrs:
             index = frame.index
-            return (self._number(frame.columns), tuple(frame.dtypes), type(index), tuple(index.names)) + (
+            return (self._number(frame.columns), _types(frame), type(index), tuple(index.names)) + (
                 () if type(index).__name__ == "RangeIndex" else (str(index.dtype),)
             )
         if package == "polars" and name == "DataFrame" and frame.width:
@@ -107,6 +107,14 @@ class _Makes:
                 return number
         self._columns.append(columns)
         return len(self._columns) - 1
+
+
+def _types(frame: pd.DataFrame) -> tuple[Any, ...]:
+    """The types of the columns. ``dtypes`` makes a Series of them, which takes as long as a short stage."""
+    try:
+        return tuple(frame._mgr.get_dtypes())
+    except AttributeError:
+        return tuple(frame.dtypes)
 
 
 def _joined(frames: Sequence[Any], positions: list[int], owner: str) -> Iterator[tuple[list[int], pa.Table]]:
