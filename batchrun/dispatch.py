@@ -33,6 +33,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import NamedTuple
 
 from batchrun.resources import MEMORY, Demand, Worker
 from batchrun.slots import Slots
@@ -96,8 +97,7 @@ class Waiting:
 _Entry = tuple[tuple[bool, float, int], Waiting]
 
 
-@dataclass(frozen=True, order=True)
-class Lane:
+class Lane(NamedTuple):
     """Chunks that wait for the same kind of slot share a lane."""
 
     leg: int
@@ -180,6 +180,12 @@ class Dispatcher:
     """How many live workers could ever run each leg."""
     _capacity: list[int] = field(default_factory=list, init=False)
     """And how many chunks at once."""
+    _threads: list[int] = field(default_factory=list, init=False)
+    """The threads of those workers."""
+    _everywhere: int = field(default=0, init=False)
+    """The threads of all workers."""
+    _demands: dict[tuple[int, int], Demand] = field(default_factory=dict, init=False)
+    """Of a leg with other memory than it asks for."""
     _paces: list[_Pace] = field(init=False)
     _waiting: int = field(default=0, init=False)
 
@@ -193,7 +199,11 @@ class Dispatcher:
 
     def demand(self, leg: int, memory: int = 0) -> Demand:
         """What a chunk takes at a leg, with *memory* bytes in place of what the leg asks for if not 0."""
-        return replace(self.demands[leg], memory=memory) if memory else self.demands[leg]
+        if not memory:
+            return self.demands[leg]
+        if (leg, memory) not in self._demands:
+            self._demands[leg, memory] = replace(self.demands[leg], memory=memory)
+        return self._demands[leg, memory]
 
     def expect(self, work: Sequence[float]) -> None:
         """There will be so many more seconds of work at each leg; empty if that is not known."""
@@ -232,6 +242,8 @@ class Dispatcher:
         self.slots.set_workers(workers)
         self._able = [self.slots.able(demand) for demand in self.demands]
         self._capacity = [self.slots.capacity(demand) for demand in self.demands]
+        self._threads = [self.slots.threads(demand) for demand in self.demands]
+        self._everywhere = self.slots.threads(Demand())
         self._sort_lanes()
 
     def measured(self, leg: int, seconds: float, *, chunks: int = 1, cost: float = 0.0) -> None:
@@ -275,11 +287,10 @@ class Dispatcher:
         seconds, leg = item.seconds, item.leg
         if seconds is None or leg >= len(self.work) - 1:
             return []
-        everywhere = self.slots.capacity(Demand())
-        weight = everywhere / max(1, self._capacity[leg])
+        weight = self._everywhere / max(1, self._capacity[leg])
         if item.left is not None and item.left > 2 * seconds * weight:
             return []  # most of its work is at later legs, and it is here only to get there
-        average = sum(self.work) / max(1, everywhere)
+        average = sum(self.work) / max(1, self._everywhere)
         return [
             later
             for later in range(leg + 1, len(self.work))
@@ -385,7 +396,7 @@ class Dispatcher:
     def _most(self, lane: Lane) -> int:
         """How many chunks may ride together: half a fair share of those that are left."""
         left = len(self._lanes[lane]) + 1 + (self.behind if lane.leg == 0 else 0)
-        return min(PACK_MOST, math.ceil(left / (2 * max(1, self.slots.threads(self.demands[lane.leg])))))
+        return min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
 
     def _sort_lanes(self) -> None:
         """The scarcest demand first, then the later leg, then those that need a worker for themselves; the

@@ -1,14 +1,17 @@
 """What the live workers have free at this moment. No clock, no socket: values in, values out.
 
-Workers that have the same when idle are of one shape, and those of a shape that have the same free are in one
-state. Workers in one state are interchangeable, so a search looks at states, not at workers: there are few,
-however many workers there are.
+Workers with the same threads and tags are of one kind, whatever their memory. Those of a kind that have the
+same in use differ by nothing but their memory, and are kept in its order. So a search looks at what can be in
+use, not at workers: such states are few, however many workers there are and however uneven their memory.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from batchrun.resources import MEMORY, Demand, Worker
 
@@ -17,55 +20,121 @@ __all__ = ["Slots"]
 Tags = tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a worker has free."""
+class _Use(NamedTuple):
+    """What of a worker is in use."""
 
-    threads: int
-    """Below zero where tasks wait behind busy threads."""
-    memory: int
-    tags: Tags
+    threads: int = 0
+    """More than it has where tasks wait behind busy threads."""
+    memory: int = 0
+    tags: Tags = ()
     exclusive: bool = False
     """Whether the task on it has the worker for itself."""
     long: int = 0
     """Tasks on it behind which nothing may wait."""
 
-    def changed(self, demand: Demand, sign: int, *, exclusive: bool, long: bool) -> _State:
+    def changed(self, demand: Demand, sign: int, *, exclusive: bool, long: bool) -> _Use:
         tags = self.tags
         if demand.tags:
             amounts = dict(tags)
             for tag, amount in demand.tags.items():
                 amounts[tag] = amounts.get(tag, 0) + sign * amount
-            tags = tuple(sorted(amounts.items()))
-        memory, more = self.memory + sign * demand.memory, -sign if long else 0
-        return _State(self.threads + sign, memory, tags, exclusive, self.long + more)
-
-    def has_tags(self, demand: Demand) -> bool:
-        if not demand.tags:
-            return True
-        amounts = dict(self.tags)
-        return all(amounts.get(tag, 0) >= amount for tag, amount in demand.tags.items())
+            tags = tuple(sorted((tag, amount) for tag, amount in amounts.items() if amount))
+        return _Use(
+            self.threads + sign,
+            self.memory + sign * demand.memory,
+            tags,
+            exclusive,
+            self.long + sign if long else self.long,
+        )
 
 
 @dataclass
-class _Shape:
-    """Workers that have the same when idle."""
+class _Members:
+    """Workers of one kind that have the same in use."""
+
+    memories: list[int] = field(default_factory=list)
+    """The different memories that they have when idle, in ascending order."""
+    addresses: dict[int, dict[str, None]] = field(default_factory=dict)
+    """Those with each memory."""
+
+    def put(self, worker: Worker) -> None:
+        if worker.memory not in self.addresses:
+            self.addresses[worker.memory] = {}
+            insort(self.memories, worker.memory)
+        self.addresses[worker.memory][worker.address] = None
+
+    def remove(self, worker: Worker) -> None:
+        alike = self.addresses[worker.memory]
+        del alike[worker.address]
+        if not alike:
+            del self.addresses[worker.memory]
+            del self.memories[bisect_left(self.memories, worker.memory)]
+
+    def with_memory(self, least: int, below: float) -> Iterator[tuple[int, dict[str, None]]]:
+        """Those with so many bytes or more and less than *below*, least memory first."""
+        for place in range(bisect_left(self.memories, least), len(self.memories)):
+            memory = self.memories[place]
+            if memory >= below:
+                return
+            yield memory, self.addresses[memory]
+
+
+@dataclass
+class _Kind:
+    """Workers with the same threads and tags."""
 
     worker: Worker
-    """One of them, which stands for all."""
-    states: dict[_State, dict[str, None]] = field(default_factory=dict)
-    """The addresses of those in each state."""
-    size: int = 0
-    """How many there are."""
+    """One of them, which stands for all where memory does not matter."""
+    memories: list[int] = field(default_factory=list)
+    """The memory of each, in ascending order."""
+    uses: dict[_Use, _Members] = field(default_factory=dict)
+    """Those that have the same in use."""
+    free: int = 0
+    """Threads of all of them that are not in use."""
 
-    def put(self, address: str, state: _State) -> None:
-        self.states.setdefault(state, {})[address] = None
+    def put(self, worker: Worker, use: _Use) -> None:
+        members = self.uses.get(use)
+        if members is None:
+            members = self.uses[use] = _Members()
+        members.put(worker)
+        self.free += max(0, worker.threads - use.threads)
 
-    def take(self, address: str, state: _State) -> None:
-        members = self.states[state]
-        del members[address]
-        if not members:
-            del self.states[state]
+    def remove(self, worker: Worker, use: _Use) -> None:
+        members = self.uses[use]
+        members.remove(worker)
+        self.free -= max(0, worker.threads - use.threads)
+        if not members.memories:
+            del self.uses[use]
+
+    def has_tags(self, demand: Demand, used: Tags = ()) -> bool:
+        """Whether a worker has threads at all, and the tags beside those that are in use."""
+        if not demand.tags:
+            return self.worker.threads > 0
+        has, taken = self.worker.tags, dict(used)
+        return self.worker.threads > 0 and all(
+            has.get(tag, 0) - taken.get(tag, 0) >= amount for tag, amount in demand.tags.items()
+        )
+
+    def has_room(self, use: _Use, demand: Demand, depth: int, alone: bool) -> bool:
+        """Whether there is a slot beside what is in use, if there is the memory."""
+        most = self.worker.threads * (1 if use.long else 1 + depth)
+        if use.threads >= most or use.exclusive or (alone and use.threads):
+            return False
+        return not demand.tags or self.has_tags(demand, use.tags)
+
+    def with_memory(self, least: int) -> list[int]:
+        """The memories of those that have so many bytes or more."""
+        return self.memories[bisect_left(self.memories, least) :]
+
+    def alike(self) -> Iterator[tuple[_Use, int, int]]:
+        """What is in use, the memory when idle, and how many workers are alike in both."""
+        for use, members in self.uses.items():
+            for memory, addresses in members.addresses.items():
+                yield use, memory, len(addresses)
+
+    def kept_from(self, keep: Collection[Demand]) -> float:
+        """Workers with so many bytes or more could meet one of these demands."""
+        return min((demand.memory for demand in keep if self.has_tags(demand)), default=math.inf)
 
 
 class Slots:
@@ -73,8 +142,14 @@ class Slots:
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
-        self._state: dict[str, _State] = {}
-        self._shapes: dict[tuple[object, ...], _Shape] = {}
+        self._use: dict[str, _Use] = {}
+        self._kinds: dict[tuple[Tags, int], _Kind] = {}
+        self._kind: dict[str, _Kind] = {}
+
+    @property
+    def states(self) -> int:
+        """How many different states the workers are in, among which a slot is searched for."""
+        return sum(len(kind.uses) for kind in self._kinds.values())
 
     def __len__(self) -> int:
         """How many workers there are."""
@@ -82,32 +157,37 @@ class Slots:
 
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
-        before, states = self._workers, self._state
-        self._workers, self._state, self._shapes = {}, {}, {}
-        for worker in reversed(list(workers)):  # the last one in a state is taken first
-            at = worker.address
-            stays = before.get(at) == worker
-            state = states[at] if stays else _State(worker.threads, worker.memory, _tags(worker))
-            shape = self._shapes.setdefault(_shape_of(worker), _Shape(worker))
-            shape.put(at, state)
-            shape.size += 1
-            self._workers[at], self._state[at] = worker, state
+        now = {worker.address: worker for worker in workers}
+        for address, worker in list(self._workers.items()):
+            if now.get(address) != worker:
+                self._leave(worker)
+        for address, worker in reversed(now.items()):  # the last one in a state is taken first
+            if address not in self._workers:
+                self._join(worker)
 
     def able(self, demand: Demand) -> int:
         """How many live workers could ever meet *demand*."""
-        return sum(shape.size for shape in self._able(demand))
+        return sum(len(kind.with_memory(demand.memory)) for kind in self._able(demand))
 
     def threads(self, demand: Demand) -> int:
         """The threads of those workers."""
-        return sum(shape.size * shape.worker.threads for shape in self._able(demand))
+        return sum(len(kind.with_memory(demand.memory)) * kind.worker.threads for kind in self._able(demand))
 
     def capacity(self, demand: Demand) -> int:
         """How many tasks with this demand they can run at once."""
-        return sum(shape.size * shape.worker.slots(demand) for shape in self._shapes.values())
+        slots = 0
+        for kind in self._able(demand):
+            most = kind.worker.slots(replace(demand, memory=0))
+            memories = kind.with_memory(demand.memory)
+            if demand.memory:
+                slots += sum(min(most, memory // demand.memory) for memory in memories)
+            else:
+                slots += most * len(memories)
+        return slots
 
     def memories(self, demand: Demand) -> set[int]:
         """The memory of those workers, in bytes."""
-        return {shape.worker.memory for shape in self._able(demand)}
+        return {memory for kind in self._able(demand) for memory in kind.with_memory(demand.memory)}
 
     def best(
         self,
@@ -128,19 +208,23 @@ class Slots:
             keep: Workers that could meet one of these are not looked at.
         """
         choice: tuple[tuple[object, ...], str] | None = None
-        for shape in self._able(demand):
-            if keep and any(map(shape.worker.can_ever_run, keep)):
+        for kind in self._able(demand):
+            if not (kind.free or depth):
                 continue
-            surplus = len({tag for tag, _ in _tags(shape.worker)} - set(demand.tags))
-            for state, members in shape.states.items():
-                if not _fits(shape.worker, state, demand, depth, alone):
+            surplus, threads = len(kind.worker.tags.keys() - demand.tags.keys()), kind.worker.threads
+            below = kind.kept_from(keep) if keep else math.inf
+            for use, members in kind.uses.items():
+                if not kind.has_room(use, demand, depth, alone):
                     continue
-                rank = (state.threads <= 0, surplus, shape.worker.memory, -state.threads)
-                if choice is not None and choice[0] < (False, *rank):
+                behind, free = use.threads >= threads, use.threads - threads
+                if choice is not None and choice[0] < (False, behind, surplus, members.memories[0], free):
                     continue
-                address, seen = self._member(members, avoid)
-                if choice is None or (seen, *rank) < choice[0]:
-                    choice = ((seen, *rank), address)
+                found = self._first(members, use.memory + demand.memory, below, avoid)
+                if found is not None:
+                    avoided, memory, address = found
+                    rank = (avoided, behind, surplus, memory, free)
+                    if choice is None or rank < choice[0]:
+                        choice = (rank, address)
         return self._workers[choice[1]] if choice else None
 
     def take(self, address: str, demand: Demand, *, exclusive: bool = False, long: bool = False) -> bool:
@@ -148,68 +232,78 @@ class Slots:
 
         Returns whether it waits there behind others.
         """
-        old = self._state[address]
-        self._move(address, old.changed(demand, -1, exclusive=exclusive, long=long))
-        return old.threads <= 0
+        old = self._use[address]
+        self._move(address, old.changed(demand, +1, exclusive=exclusive, long=long))
+        return old.threads >= self._workers[address].threads
 
     def give_back(self, address: str, demand: Demand, *, exclusive: bool = False, long: bool = False) -> None:
         """The task no longer holds its slot; a worker that is gone has none to take back."""
-        old = self._state.get(address)
+        old = self._use.get(address)
         if old is not None:
             still = old.exclusive and not exclusive
-            self._move(address, old.changed(demand, +1, exclusive=still, long=long))
+            self._move(address, old.changed(demand, -1, exclusive=still, long=long))
 
     def prolong(self, address: str) -> None:
         """Nothing more may wait behind a task of a worker."""
-        old = self._state.get(address)
+        old = self._use.get(address)
         if old is not None:
-            self._move(address, replace(old, long=old.long + 1))
+            self._move(address, old._replace(long=old.long + 1))
 
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
         """What all workers have, and what of it is free: ``threads``, ``MEMORY``, and every tag."""
         has: dict[str, float] = {}
         free: dict[str, float] = {}
-        for shape in self._shapes.values():
-            worker = shape.worker
-            for tag, amount in {"threads": worker.threads, MEMORY: worker.memory, **worker.tags}.items():
-                has[tag] = has.get(tag, 0) + amount * shape.size
-            for state, members in shape.states.items():
-                left = {"threads": state.threads, MEMORY: state.memory, **dict(state.tags)}
-                for tag in ("threads", MEMORY, *worker.tags):
-                    free[tag] = free.get(tag, 0) + max(0, left[tag]) * len(members)
+        for kind in self._kinds.values():
+            idle = {"threads": kind.worker.threads, **kind.worker.tags}
+            for use, memory, alike in kind.alike():
+                used = {"threads": use.threads, MEMORY: use.memory, **dict(use.tags)}
+                for tag, amount in {**idle, MEMORY: memory}.items():
+                    has[tag] = has.get(tag, 0) + amount * alike
+                    free[tag] = free.get(tag, 0) + max(0, amount - used.get(tag, 0)) * alike
         return has, free
 
-    def _able(self, demand: Demand) -> Iterator[_Shape]:
-        return (shape for shape in self._shapes.values() if shape.worker.can_ever_run(demand))
+    def _able(self, demand: Demand) -> Iterator[_Kind]:
+        """The kinds of which workers could meet the demand if they have the memory."""
+        return (kind for kind in self._kinds.values() if kind.has_tags(demand))
 
-    def _member(self, members: dict[str, None], avoid: Collection[str]) -> tuple[str, bool]:
-        """One of the members, and whether it is to be avoided, as it is only if all are."""
+    def _first(
+        self, members: _Members, least: int, below: float, avoid: Collection[str]
+    ) -> tuple[bool, int, str] | None:
+        """The worker with least memory from *least* to *below* bytes: whether it is to be avoided, as it is
+        only if all are, its memory and its address."""
         if avoid:
-            for address in members:
-                if self._workers[address].name not in avoid:
-                    return address, False
-        address, _ = members.popitem()  # next(iter(...)) takes longer with each one that was taken before
-        members[address] = None
-        return address, bool(avoid)
+            for memory, alike in members.with_memory(least, below):
+                for address in alike:
+                    if self._workers[address].name not in avoid:
+                        return False, memory, address
+        for memory, alike in members.with_memory(least, below):
+            address, _ = alike.popitem()  # next(iter(...)) takes longer with each one that was taken before
+            alike[address] = None
+            return bool(avoid), memory, address
+        return None
 
-    def _move(self, address: str, new: _State) -> None:
-        old = self._state[address]
-        shape = self._shapes[_shape_of(self._workers[address])]
-        shape.take(address, old)
-        shape.put(address, new)
-        self._state[address] = new
+    def _join(self, worker: Worker) -> None:
+        address = worker.address
+        kind = self._kinds.setdefault(_kind_of(worker), _Kind(worker))
+        insort(kind.memories, worker.memory)
+        self._workers[address], self._kind[address], self._use[address] = worker, kind, _Use()
+        kind.put(worker, _Use())
+
+    def _leave(self, worker: Worker) -> None:
+        address = worker.address
+        kind = self._kind.pop(address)
+        del kind.memories[bisect_left(kind.memories, worker.memory)]
+        kind.remove(worker, self._use.pop(address))
+        del self._workers[address]
+        if not kind.memories:
+            del self._kinds[_kind_of(worker)]
+
+    def _move(self, address: str, new: _Use) -> None:
+        worker, kind = self._workers[address], self._kind[address]
+        kind.remove(worker, self._use[address])
+        kind.put(worker, new)
+        self._use[address] = new
 
 
-def _fits(worker: Worker, state: _State, demand: Demand, depth: int, alone: bool) -> bool:
-    if state.exclusive or (alone and state.threads < worker.threads):
-        return False
-    most = 0 if state.long else depth * worker.threads
-    return state.threads > -most and state.memory >= demand.memory and state.has_tags(demand)
-
-
-def _tags(worker: Worker) -> Tags:
-    return tuple(sorted(worker.tags.items()))
-
-
-def _shape_of(worker: Worker) -> tuple[object, ...]:
-    return _tags(worker), worker.memory, worker.threads
+def _kind_of(worker: Worker) -> tuple[Tags, int]:
+    return tuple(sorted(worker.tags.items())), worker.threads

@@ -436,8 +436,7 @@ class Simulation:
                     self._submit(pending)
                     pending = []
         self._submit(pending)
-        states = sum(len(shape.states) for shape in self.slots._shapes.values())
-        self.most_states = max(self.most_states, states)
+        self.most_states = max(self.most_states, self.slots.states)
 
     def _choose(self) -> list[tuple[SimulatedRun, Choice]]:
         active = self._active
