@@ -195,9 +195,13 @@ class Runner:
             return not (self._dispatcher.waiting or self._combining.busy)
         return True
 
-    def _feed(self) -> None:
-        """Let chunks wait for slots; cut more of the input only when nothing waits any more."""
-        if self._dispatcher.waiting < FEED // 4:
+    def _feed(self) -> bool:
+        """Let chunks wait for slots; cut more of the input only when nothing waits any more.
+
+        Returns whether more chunks wait than before.
+        """
+        before = self._dispatcher.waiting
+        if before < FEED // 4 and not self._state.stopping:  # else only chunks with a best answer go on
             if not self.plan.left and not self._dispatcher.waiting and not self.plan.complete:
                 self.plan.extend()
                 self._dispatcher.expect(self.plan.work)
@@ -206,6 +210,7 @@ class Runner:
                 if not self._stopping.is_unwanted(chunk):
                     self._state.await_slot(chunk, 0)
         self._dispatcher.behind = self.plan.left
+        return self._dispatcher.waiting > before
 
     @property
     def _ready(self) -> int | None:
@@ -218,13 +223,11 @@ class Runner:
     def _dispatch(self) -> None:
         """Fill every free slot."""
         placements: list[Placement] = []
-        while True:
-            if not self._state.stopping:  # else only chunks with a best answer go on, to their last stages
-                self._feed()
-            choices = self._dispatcher.choose()
-            if not choices:
-                break
+        self._feed()
+        while choices := self._dispatcher.choose():
             placements += [self._placing.place(choice) for choice in choices]
+            if not self._feed():
+                break
         if placements:
             self.executor.submit(placements)
             placed = [self._state.running[placement.task.key] for placement in placements]
