@@ -22,7 +22,7 @@ from batchrun.split import AutoSizer, ByGroup, ByRows, ChunkPlan, Split, halve, 
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.records import SettledChunks
 
-__all__ = ["Plan", "PlannedChunks", "read_plan", "rows_to_do"]
+__all__ = ["Plan", "PlannedChunks", "from_here_on", "read_plan", "rows_to_do"]
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -323,7 +323,7 @@ class Plan:
         """Learn what the chunks may take."""
         if self._forecast is not None and len(self._chunks):
             self._costs = self._forecast(self._keys, self._chunks.stops - self._chunks.starts)
-            self._left = _from_here_on(self._costs, self._scarcity)
+            self._left = from_here_on(self._costs, self._scarcity)
 
     def _longest_first(self, first: int) -> Integers:
         """Chunks from *first* on that are neither settled nor cut: longest first, then in input order."""
@@ -337,7 +337,7 @@ class Plan:
         return numbers[np.argsort(-costs[numbers], kind="stable")]
 
 
-def _from_here_on(costs: Sequence[Floats | None], scarcity: Sequence[float]) -> list[Floats]:
+def from_here_on(costs: Sequence[Floats | None], scarcity: Sequence[float]) -> list[Floats]:
     """What stands for the work of chunks from each leg on; empty if it is not known of one of the legs."""
     left: list[Floats] = []
     for leg in reversed(range(len(costs))):

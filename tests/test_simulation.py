@@ -11,6 +11,7 @@ import pytest
 from batchrun.outcome import Cause
 from batchrun.resources import Demand
 from batchrun.retry import RetryPolicy
+from tests.simulation import engine
 from tests.simulation.__main__ import main
 from tests.simulation.engine import Simulation
 from tests.simulation.findings import simulate
@@ -38,6 +39,34 @@ def test_virtual_time_is_what_a_hand_would_count():
     assert alone.makespan == 13.0
     assert two.makespan == 7.0
     assert dear.makespan == 13.0 + 4 * (0.5 + 0.25 + 0.5 + 0.25)
+
+
+def one_long_among_short() -> Work:
+    """Of forty chunks alike to look at, one takes half a minute and the others a twentieth of a second."""
+    seconds = np.where(np.arange(40) == 10, 30.0, 0.05)
+    return Work(seconds[None, :], np.ones(40, np.int64))
+
+
+def test_what_waits_behind_a_task_that_turns_out_long_is_asked_back_and_runs_elsewhere(monkeypatch):
+    (run,) = simulated(fleet("alike", 2), one_long_among_short()).runs
+    monkeypatch.setattr(engine, "RECALL_AFTER", 1e9)
+    (left_there,) = simulated(fleet("alike", 2), one_long_among_short()).runs
+
+    assert run.recalled > 0
+    assert run.passed == run.placed == 40
+    assert left_there.recalled == 0
+    assert run.ended < left_there.ended - 0.05
+
+
+def test_a_chunk_with_a_bad_row_that_is_asked_back_fails_once_it_runs():
+    rows = np.full(40, 2)
+    chunks = replace(one_long_among_short(), rows=rows, bad_row=np.where(np.arange(40) >= 11, 0, -1))
+
+    (run,) = simulated(fleet("alike", 2), chunks).runs
+
+    assert run.recalled > 0
+    assert (run.rows_solved, run.rows_apart) == (80 - 29, 29)
+    assert run.placed == run.passed + run.failed.total()
 
 
 def test_nothing_that_a_worker_has_is_promised_twice_or_the_simulation_would_end():
@@ -155,6 +184,20 @@ def test_runs_of_which_nothing_is_known_stay_within_what_an_unlucky_order_costs_
 
     assert max(ratios) <= 2 - 1 / workers.threads
     assert np.mean(ratios) <= 1.3
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_known_chunks_of_several_legs_end_close_to_the_bound_where_the_tagged_leg_is_scarce_and_where_not(
+    share,
+):
+    workers = fleet("mixed", 10)
+    ratios = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        chunks = work("lognormal", 1_500, rng, slots=workers.threads, tagged=share, chained=True)
+        ratios.append(simulated(workers, chunks, seed=seed).makespan / bound_of([chunks], workers).most)
+
+    assert max(ratios) <= 1.03
 
 
 def test_what_is_known_of_earlier_runs_shortens_a_run_with_a_heavy_tail():

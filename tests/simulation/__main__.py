@@ -23,6 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--durations", choices=DURATIONS, nargs="+", default=["lognormal"])
     parser.add_argument("--known", choices=KNOWN, nargs="+", default=["known"], help="what earlier runs tell")
     parser.add_argument("--fleet", choices=FLEETS, default="mixed")
+    parser.add_argument("--tagged", type=float, default=0.1, help="share of chunks that need a tagged worker")
+    parser.add_argument(
+        "--chain",
+        action="store_true",
+        help="chunks pass three legs, with that share of their work at the second",
+    )
     parser.add_argument("--mean", type=float, default=60.0, help="seconds of a chunk")
     parser.add_argument("--life", type=float, help="mean seconds until a worker is lost; never by default")
     parser.add_argument("--flaky", type=float, default=0.0, help="share of tries that fail by chance")
@@ -54,7 +60,7 @@ def _asked(options: argparse.Namespace) -> Iterator[Findings]:
     for many, count, kind, known in itertools.product(workers, chunks, options.durations, options.known):
         fleet = Fleet.of(FLEETS[options.fleet], many, life=options.life)
         rng = np.random.default_rng(options.seed)
-        tagged = 0.1 if any(worker.tags for worker in fleet.workers) else 0.0
+        tagged = options.tagged if any(worker.tags for worker in fleet.workers) else 0.0
         one = work(
             kind,
             count,
@@ -63,6 +69,7 @@ def _asked(options: argparse.Namespace) -> Iterator[Findings]:
             known=known,
             mean=options.mean,
             tagged=tagged,
+            chained=options.chain,
             flaky=options.flaky,
         )
         costs = Costs(slice=options.slice)

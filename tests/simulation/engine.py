@@ -10,8 +10,10 @@ that run in production; what the runner, the executor and Dask do around them is
 - A worker lives for an exponential time, is gone for a while with all that was on it, and comes back under
   another address. Chunks fail by chance, by a bad row, by memory, or take their worker with them, somewhere
   on their way.
+- Nothing waits behind a short task from a second after it was placed on; what has not begun of it by then is
+  asked back, and waits again for any slot.
 - Nothing else takes time: no interference between tasks, no network shared by workers, no scheduler's queue.
-  Packs are not recalled, no task is started a second time, and a slow driver loses no heartbeat.
+  Results are not combined, no task is started a second time, and a slow driver loses no heartbeat.
 """
 
 from __future__ import annotations
@@ -19,201 +21,25 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from time import process_time
+from dataclasses import replace
+from time import perf_counter
 
 from batchrun.dispatch import Choice, Dispatcher, Waiting, share
 from batchrun.outcome import Cause, ErrorRecord
 from batchrun.recovery import Cut, Enlarge, Failure, GiveUp, Retry, decide
-from batchrun.resources import Worker
 from batchrun.slots import Slots
-from batchrun.split import halve
 from tests.simulation.model import Costs, Fleet, Work
+from tests.simulation.runs import History, SimulatedRun
+from tests.simulation.workers import SimulatedWorker, Task
 
-FEED = 4_096
-"""Chunks handed to a dispatcher at a time, as the runner does."""
+RECALL_AFTER = 1.0
+"""Seconds after which what has not begun of a short task is asked back, as the runner does."""
 ERRORS = {
     cause: ErrorRecord(cause.value, "simulated", classes=("Exception",), signature=cause.value)
     for cause in Cause
 }
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """A task that was placed."""
-
-    run: SimulatedRun
-    choice: Choice
-    worker: SimulatedWorker
-    failures: dict[int, Cause]
-    """Why chunks on it fail, by number."""
-    seconds: float
-    """That its chunks take on this worker."""
-    alone: bool = True
-
-
-@dataclass(eq=False)
-class SimulatedWorker:
-    """A worker of the model, from one return to the next loss."""
-
-    number: int
-    """Its place in the fleet."""
-    life: int
-    """How often it was lost before."""
-    worker: Worker
-    speed: float
-    free_at: list[float]
-    """When each of its threads will be free, a heap."""
-    tasks: dict[Task, None] = field(default_factory=dict)
-    used: Counter[str] = field(default_factory=Counter)
-    """Memory and tags that running tasks hold."""
-
-    def hold(self, task: Task, wanted: dict[str, float]) -> None:
-        """A task is on it; raises AssertionError if it was promised more than the worker has."""
-        for other in self.tasks:
-            other.alone = task.alone = False
-        self.tasks[task] = None
-        has = {"MEMORY": self.worker.memory, **self.worker.tags}
-        for tag, amount in wanted.items():
-            self.used[tag] += amount
-            assert self.used[tag] <= has.get(tag, 0), f"{tag} of {self.worker.name} was promised twice"
-
-    def release(self, task: Task, wanted: dict[str, float]) -> None:
-        """A task is no longer on it."""
-        del self.tasks[task]
-        self.used.subtract(wanted)
-
-
-@dataclass
-class History:
-    """How often a chunk failed at its present leg, counted as the runner does."""
-
-    failures: Counter[Cause] = field(default_factory=Counter)
-    """By cause; a part begins with those of the chunk that it is a part of."""
-    inherited: str | None = None
-    """The signature of the error that it began with; another error begins its count anew."""
-
-    def failed(self, cause: Cause, error: ErrorRecord) -> int:
-        """Count a failure; returns how many there are of this cause."""
-        if self.inherited is not None and self.inherited != error.signature:
-            self.failures[cause] = 0
-        self.inherited = None
-        self.failures[cause] += 1
-        return self.failures[cause]
-
-
-@dataclass(eq=False)
-class SimulatedRun:
-    """A run of the model: the truth about its chunks, and what became of them."""
-
-    work: Work
-    dispatcher: Dispatcher
-    chance: random.Random
-    rows: list[int] = field(init=False)
-    seconds: list[list[float]] = field(init=False)
-    upper: list[list[float]] | None = field(init=False)
-    bad_row: dict[int, int] = field(init=False)
-    asks: list[int] | None = field(init=False)
-    memory: list[int] | None = field(init=False)
-    solved: bytearray = field(init=False)
-    """By chunk: the legs that it passed."""
-    rows_solved: int = 0
-    rows_apart: int = 0
-    cut: int = 0
-    open: int = 0
-    """Chunks that are neither settled nor cut."""
-    placed: int = 0
-    """Tries of one chunk at one leg."""
-    passed: int = 0
-    """Those that ended well."""
-    failed: Counter[Cause] = field(default_factory=Counter)
-    """Those that did not."""
-    tasks: int = 0
-    ended: float = math.nan
-    slot_seconds: float = 0.0
-    """Slots that it had, over the time in which all runs wanted more."""
-    progress: dict[int, History] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        work, chunks = self.work, len(self.work.rows)
-        self.rows, self.seconds = work.rows.tolist(), work.seconds.tolist()
-        self.upper = None if work.upper is None else work.upper.tolist()
-        bad = [] if work.bad_row is None else enumerate(work.bad_row.tolist())
-        self.bad_row = {chunk: row for chunk, row in bad if row >= 0}
-        self.asks = None if work.asks is None else work.asks.tolist()
-        self.memory = None if work.memory is None else work.memory.tolist()
-        self.solved = bytearray(chunks)
-        self.open = chunks
-        cost = work.rows if work.upper is None else work.upper.sum(axis=0)
-        self._order = (-cost).argsort(kind="stable")
-        self._given = 0
-
-    @property
-    def hungry(self) -> bool:
-        """Whether it would use more slots than it has."""
-        return bool(self.dispatcher.waiting) or self._given < len(self._order)
-
-    def feed(self) -> None:
-        """Let chunks wait for slots, those that may take longest first."""
-        dispatcher = self.dispatcher
-        if dispatcher.waiting < FEED // 4 and self._given < len(self._order):
-            chunks = self._order[self._given : self._given + FEED].tolist()
-            self._given += len(chunks)
-            for chunk in chunks:
-                dispatcher.add(self.waiting(chunk, self.leg_after(chunk, -1)))
-        dispatcher.behind = len(self._order) - self._given
-
-    def waiting(self, chunk: int, leg: int, *, part: bool = False) -> Waiting:
-        """A chunk that waits for a leg."""
-        upper = None if self.upper is None else self.upper[leg][chunk]
-        asks = self.asks[chunk] if self.asks else 0
-        return Waiting(chunk, leg, self.rows[chunk], seconds=upper, part=part, memory=asks)
-
-    def leg_after(self, chunk: int, leg: int) -> int:
-        """The next leg that a chunk passes; the number of legs if there is none."""
-        leg += 1
-        while leg < len(self.seconds) and not self.seconds[leg][chunk]:
-            leg += 1
-        return leg
-
-    def failure(self, item: Waiting) -> Cause | None:
-        """Why a try of a chunk will fail, or None."""
-        chunk = item.chunk
-        if chunk in self.work.killers:
-            return Cause.WORKER_LOST
-        if self.memory is not None:
-            granted = item.memory or self.work.demands[item.leg].memory
-            if self.memory[chunk] > granted:
-                return Cause.MEMORY
-        if chunk in self.bad_row or (self.work.flaky and self.chance.random() < self.work.flaky):
-            return Cause.ERROR
-        return None
-
-    def halve(self, chunk: int) -> list[int]:
-        """Cut a chunk in two; returns the numbers of the parts."""
-        rows, bad = self.rows[chunk], self.bad_row.get(chunk)
-        middle = halve(0, rows)
-        assert middle is not None
-        parts = []
-        for start, stop in ((0, middle), (middle, rows)):
-            part = len(self.rows)
-            parts.append(part)
-            weight = (stop - start) / rows
-            self.rows.append(stop - start)
-            self.solved.append(0)
-            for column in [*self.seconds, *(self.upper or [])]:
-                column.append(column[chunk] * weight)
-            if self.asks is not None:
-                self.asks.append(self.asks[chunk])
-            if self.memory is not None:
-                self.memory.append(math.ceil(self.memory[chunk] * weight))
-            if bad is not None and start <= bad < stop:
-                self.bad_row[part] = bad - start
-        self.open += 1
-        self.cut += 1
-        return parts
 
 
 class Simulation:
@@ -227,7 +53,7 @@ class Simulation:
         self.slots = Slots()
         self.runs = [
             SimulatedRun(
-                work, Dispatcher(work.demands, isolated=work.isolated, slots=self.slots), self.chance
+                work, Dispatcher(work.demands, isolated=work.isolated, slots=self.slots), self.chance, fleet
             )
             for work in works
         ]
@@ -237,9 +63,9 @@ class Simulation:
         """Seconds that threads ran chunks whose results counted."""
         self.losses = 0
         self.policy_seconds = 0.0
-        """Processor time in choosing, and in giving slots back."""
+        """Seconds by the clock in choosing, and in giving slots back."""
         self.workers_seconds = 0.0
-        """Processor time in taking note of workers that come and go."""
+        """Seconds by the clock in taking note of workers that come and go."""
         self.most_states = 0
         self._events: list[tuple[float, int, str, object]] = []
         self._serial = 0
@@ -247,6 +73,10 @@ class Simulation:
         self._changed = False
         self._accounted = 0.0
         self._active: list[SimulatedRun] = []
+        self._short: deque[tuple[float, Task]] = deque()
+        """Tasks behind which others may wait, or with several chunks, and when they were placed."""
+        self._looks = False
+        """Whether an event to look for late ones is on its way."""
 
     @property
     def makespan(self) -> float:
@@ -280,29 +110,41 @@ class Simulation:
         events, until = self._events, self.now
         lost: list[Task] = []
         while events and events[0][0] <= until:
-            _, _, kind, what = heapq.heappop(events)
+            when, _, kind, what = heapq.heappop(events)
             if kind == "done":
-                self._done(what)  # type: ignore[arg-type]
+                self._done(what, when)  # type: ignore[arg-type]
             elif kind == "lost":
                 lost += self._lose(what)  # type: ignore[arg-type]
+            elif kind == "killed":
+                lost += self._kill(what, when)  # type: ignore[arg-type]
+            elif kind == "look":
+                self._look_for_late()
+            elif kind == "recall":
+                self._recall(*what, when)  # type: ignore[misc]
+            elif kind == "returned":
+                self._returned(*what)  # type: ignore[misc]
             elif kind == "back":
                 self._appear(*what)  # type: ignore[misc]
             elif kind == "again":
                 run, item = what  # type: ignore[misc]
                 run.dispatcher.add(item)
             else:
-                self._active.append(what)  # type: ignore[arg-type]
+                self._begin(what)  # type: ignore[arg-type]
         if self._changed:
             self._note_workers()
         for task in lost:
             self._lost(task)
+
+    def _begin(self, run: SimulatedRun) -> None:
+        run.begin()
+        self._active.append(run)
 
     def _appear(self, number: int, life: int) -> None:
         """A worker joins, for the first time or again."""
         worker = self.fleet.workers[number]
         worker = replace(worker, address=f"{worker.address}:{life}")
         free_at = [self.now] * worker.threads
-        one = SimulatedWorker(number, life, worker, self.fleet.speeds[number], free_at)
+        one = SimulatedWorker(number, life, worker, self.fleet.speeds[number], self.costs.start, free_at)
         self._live[worker.address] = one
         self._changed = True
         if self.fleet.life is not None:
@@ -319,27 +161,33 @@ class Simulation:
 
     def _note_workers(self) -> None:
         workers = [one.worker for one in self._live.values()]
-        start = process_time()
+        start = perf_counter()
         for run in self.runs:
             run.dispatcher.set_workers(workers)
-        self.workers_seconds += process_time() - start
+        self.workers_seconds += perf_counter() - start
         self._changed = False
 
-    def _done(self, task: Task) -> None:
-        """A task came back from a worker that is still there."""
-        if task.worker.worker.address not in self._live:
+    def _kill(self, task: Task, when: float) -> list[Task]:
+        """A chunk takes its worker away, unless it was asked back; returns the tasks that went with it."""
+        return self._lose(task.worker) if task in task.worker.tasks and task.ends == when else []
+
+    def _done(self, task: Task, when: float) -> None:
+        """A task came back, unless its worker is gone, or it ends earlier since part of it was asked back."""
+        if task.worker.worker.address not in self._live or task not in task.worker.tasks:
+            return
+        if task.ends + self.costs.latency != when:
             return
         run, choice = task.run, task.choice
         leg = choice.first.leg
         self.now += self.costs.take + self.costs.record * len(choice.items)
-        task.worker.release(task, run.dispatcher.demand(leg, choice.first.memory).resources())
-        start = process_time()
+        task.worker.release(task)
+        start = perf_counter()
         run.dispatcher.give_back(choice)
         if not task.failures:
             run.dispatcher.measured(
                 leg, task.seconds, chunks=len(choice.items), cost=sum(item.cost for item in choice.items)
             )
-        self.policy_seconds += process_time() - start
+        self.policy_seconds += perf_counter() - start
         for item in choice.items:
             cause = task.failures.get(item.chunk)
             if cause is None:
@@ -421,58 +269,110 @@ class Simulation:
         """Fill every free slot."""
         costs = self.costs
         pending: list[tuple[SimulatedRun, Choice]] = []
-        while True:
-            start = process_time()
-            for run in self._active:
-                run.feed()
-            choices = self._choose()
-            self.policy_seconds += process_time() - start
-            if not choices:
-                break
+        self._feed()
+        while choices := self._choose():
             for chosen in choices:
                 self.now += costs.place
                 pending.append(chosen)
                 if len(pending) == costs.slice:
                     self._submit(pending)
                     pending = []
+            if not self._feed():
+                break
         self._submit(pending)
         self.most_states = max(self.most_states, self.slots.states)
 
+    def _feed(self) -> bool:
+        """Let chunks wait; returns whether more do."""
+        start = perf_counter()
+        more = [run.feed() for run in self._active]
+        self.policy_seconds += perf_counter() - start
+        return any(more)
+
     def _choose(self) -> list[tuple[SimulatedRun, Choice]]:
-        active = self._active
+        active, start = self._active, perf_counter()
         if len(active) == 1:
-            return [(active[0], choice) for choice in active[0].dispatcher.choose()]
-        return [(active[number], choice) for number, choice in share([run.dispatcher for run in active])]
+            chosen = [(active[0], choice) for choice in active[0].dispatcher.choose()]
+        else:
+            chosen = [(active[number], it) for number, it in share([run.dispatcher for run in active])]
+        self.policy_seconds += perf_counter() - start
+        return chosen
 
     def _submit(self, chosen: Sequence[tuple[SimulatedRun, Choice]]) -> None:
         """Tasks set out for their workers, all at once."""
         costs = self.costs
         for run, choice in chosen:
-            worker = self._live[choice.worker.address]
-            leg = choice.first.leg
-            task = Task(run, choice, worker, {}, 0.0)
-            killed = False
+            worker, leg = self._live[choice.worker.address], choice.first.leg
+            lengths: list[float] = []
+            failures: dict[int, Cause] = {}
             for item in choice.items:
                 seconds = run.seconds[leg][item.chunk] / worker.speed
                 cause = run.failure(item)
                 if cause is not None:
                     seconds *= self.chance.random()
-                    task.failures[item.chunk] = cause
-                    killed |= cause is Cause.WORKER_LOST
-                task.seconds += seconds
-                if killed:
+                    failures[item.chunk] = cause
+                lengths.append(seconds)
+                if cause is Cause.WORKER_LOST:
                     break
-            worker.hold(task, run.dispatcher.demand(leg, choice.first.memory).resources())
+            wanted = run.dispatcher.demand(leg, choice.first.memory).resources()
             rows = sum(item.rows for item in choice.items)
             arrives = self.now + costs.latency + rows * costs.row_bytes / costs.bandwidth
-            ends = max(arrives, worker.free_at[0]) + costs.start + task.seconds
-            heapq.heapreplace(worker.free_at, ends)
+            task = Task(run, choice, worker, lengths, failures, wanted, arrives)
+            worker.hold(task)
             run.tasks += 1
             run.placed += len(choice.items)
-            if killed:
-                self._at(ends, "lost", worker)
-            else:
-                self._at(ends + costs.latency, "done", task)
+            self._await(task)
+            if not choice.long or task.is_recallable:
+                self._short.append((self.now, task))
+        if self._short and not self._looks:
+            self._looks = True
+            self._at(self.now + RECALL_AFTER / 4, "look", None)
+
+    def _await(self, task: Task) -> None:
+        """The end of a task on its worker comes to the driver."""
+        if task.kills:
+            self._at(task.ends, "killed", task)
+        else:
+            self._at(task.ends + self.costs.latency, "done", task)
+
+    # What is asked back
+
+    def _look_for_late(self) -> None:
+        """Let nothing more wait behind short tasks that take long; ask back what has not begun of them."""
+        late: dict[SimulatedWorker, list[Task]] = {}
+        while self._short and self._short[0][0] < self.now - RECALL_AFTER:
+            _, task = self._short.popleft()
+            if task in task.worker.tasks and task.worker.worker.address in self._live:
+                task.choice = task.run.dispatcher.overdue(task.choice)
+                if task.is_recallable:
+                    late.setdefault(task.worker, []).append(task)
+        for worker, tasks in late.items():
+            self._at(self.now + self.costs.latency, "recall", (worker, tasks))
+        self._looks = bool(self._short)
+        if self._looks:
+            self._at(self.now + RECALL_AFTER / 4, "look", None)
+
+    def _recall(self, worker: SimulatedWorker, tasks: Sequence[Task], when: float) -> None:
+        """A worker is asked for what has not begun of tasks."""
+        if worker.worker.address not in self._live:
+            return
+        ends = {task: task.ends for task in worker.tasks}
+        for task, items in worker.recall(tasks, when):
+            self._at(when + self.costs.latency, "returned", (task, items, task not in worker.tasks))
+        for task in worker.tasks:
+            if task.ends != ends[task]:
+                self._await(task)
+
+    def _returned(self, task: Task, items: Sequence[Waiting], whole: bool) -> None:
+        """Chunks that had not begun wait again, for any slot; with the *whole* task its slot is free."""
+        run = task.run
+        self.now += self.costs.take
+        if whole:
+            run.dispatcher.give_back(task.choice)
+        run.placed -= len(items)
+        run.recalled += len(items)
+        for item in items:
+            run.dispatcher.add(item)
 
     def _account(self) -> None:
         """Time has passed; count who had the slots, if all wanted more."""

@@ -6,7 +6,7 @@ import json
 import resource
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from time import process_time
+from time import perf_counter, process_time
 
 from batchrun.resources import format_seconds
 from tests.simulation.engine import Simulation
@@ -29,6 +29,8 @@ class Findings:
     tasks: int
     """Decisions: each placed one task, with one chunk or with several."""
     tries: int
+    recalled: int
+    """Chunks that were taken back before they began."""
     failed: dict[str, int]
     """Tries that failed, by cause."""
     losses: int
@@ -42,7 +44,7 @@ class Findings:
     chunks_per_second: float
     """The same, in chunks."""
     policy_seconds: float
-    """That processor time."""
+    """That processor time: time by the clock, less the share of it that other processes had."""
     workers_seconds: float
     """Processor time in taking note of workers that come and go."""
     cpu_seconds: float
@@ -63,9 +65,11 @@ class Findings:
 
 def simulate(name: str, simulation: Simulation) -> Findings:
     """Run a simulation and say what it found."""
-    start = process_time()
+    cpu_start, start = process_time(), perf_counter()
     runs = simulation.run().runs
-    cpu = process_time() - start
+    cpu = process_time() - cpu_start
+    had = min(1.0, cpu / (perf_counter() - start))
+    policy = had * simulation.policy_seconds
     bound = bound_of([run.work for run in runs], simulation.fleet)
     shares = [run.slot_seconds for run in runs]
     tasks, tries = sum(run.tasks for run in runs), sum(run.placed for run in runs)
@@ -83,16 +87,17 @@ def simulate(name: str, simulation: Simulation) -> Findings:
         ratio=simulation.makespan / bound.most,
         tasks=tasks,
         tries=tries,
+        recalled=sum(run.recalled for run in runs),
         failed=failed,
         losses=simulation.losses,
         cut=sum(run.cut for run in runs),
         rows=sum(int(run.work.rows.sum()) for run in runs),
         rows_solved=sum(run.rows_solved for run in runs),
         rows_apart=sum(run.rows_apart for run in runs),
-        decisions_per_second=tasks / simulation.policy_seconds,
-        chunks_per_second=tries / simulation.policy_seconds,
-        policy_seconds=simulation.policy_seconds,
-        workers_seconds=simulation.workers_seconds,
+        decisions_per_second=tasks / policy,
+        chunks_per_second=tries / policy,
+        policy_seconds=policy,
+        workers_seconds=had * simulation.workers_seconds,
         cpu_seconds=cpu,
         driver_share=simulation.driver_busy / simulation.makespan,
         busy_share=simulation.busy / (simulation.fleet.threads * simulation.makespan),

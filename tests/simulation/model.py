@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchrun.forecast import DurationHistory, forecast
-from batchrun.resources import MEMORY, Demand, Worker
+from batchrun.resources import Demand, Worker
 from batchrun.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -113,19 +113,18 @@ class Fleet:
     def capacity(self, demand: Demand) -> float:
         """Seconds of work at speed 1 that all workers together do in a second, of tasks with this demand."""
         return sum(
-            _slots(worker, demand) * speed for worker, speed in zip(self.workers, self.speeds, strict=True)
+            worker.slots(demand) * speed for worker, speed in zip(self.workers, self.speeds, strict=True)
         )
+
+    def scarcity(self, demands: Sequence[Demand]) -> list[float]:
+        """How many times as many threads there are as slots for each demand, as a session tells a plan."""
+        slots = [sum(worker.slots(demand) for worker in self.workers) for demand in demands]
+        return [self.threads / max(1, number) for number in slots]
 
     def fastest(self, demand: Demand) -> float:
         """The speed of the fastest worker that can meet the demand."""
         pairs = zip(self.workers, self.speeds, strict=True)
         return max(speed for worker, speed in pairs if worker.can_ever_run(demand))
-
-
-def _slots(worker: Worker, demand: Demand) -> int:
-    have = {MEMORY: worker.memory, **worker.tags}
-    wanted = demand.resources()
-    return min([worker.threads, *(int(have.get(tag, 0) // amount) for tag, amount in wanted.items())])
 
 
 @dataclass(frozen=True)
@@ -188,22 +187,32 @@ def work(
     known: str = "known",
     mean: float = 60.0,
     tagged: float = 0.0,
+    chained: bool = False,
     **details: object,
 ) -> Work:
-    """A run of so many chunks, a share of which is *tagged*: it passes the leg with a tag, the others the
-    plain one. Rows tell a little of durations. Earlier runs took 1.3 times as long, give or take 15 %.
+    """A run of so many chunks. Rows tell a little of durations. Earlier runs took 1.3 times as long, give or
+    take 15 %.
+
+    Of the chunks a share is *tagged*: it passes a leg with a tag, the others a plain one. If *chained*, every
+    chunk passes a plain leg, one with a tag, and a plain one; that share of all work is at the one with the
+    tag, of each chunk anything from nothing to twice the share.
     """
     seconds = durations(kind, chunks, rng, mean=mean, slots=slots)
     rows = np.maximum(1, (1000 * np.sqrt(seconds / mean) * rng.lognormal(0, 0.5, chunks))).astype(np.int64)
-    legs = np.where(rng.random(chunks) < tagged, 1, 0)
-    demands = (PLAIN, TAGGED) if tagged else (PLAIN,)
-    passes = np.arange(len(demands))[:, None] == legs[None, :]
+    if chained:
+        there = 2 * tagged * rng.random(chunks)
+        before = (1 - there) * rng.random(chunks)
+        demands, shares = (PLAIN, TAGGED, PLAIN), np.array([before, there, 1 - before - there])
+    else:
+        legs = np.where(rng.random(chunks) < tagged, 1, 0)
+        demands = (PLAIN, TAGGED) if tagged else (PLAIN,)
+        shares = (np.arange(len(demands))[:, None] == legs[None, :]).astype(float)
     told = _told(seconds, rows, known, rng)
     return Work(
-        np.where(passes, seconds, 0.0),
+        shares * seconds,
         rows,
         demands,
-        None if told is None else np.where(passes, told, 0.0),
+        None if told is None else shares * told,
         **details,  # type: ignore[arg-type]
     )
 
