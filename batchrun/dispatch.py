@@ -368,6 +368,8 @@ class Dispatcher:
         seconds = self._paces[lane.leg].expect(first)
         long = seconds is None or seconds > self.look_ahead_seconds
         depth = self.look_ahead(lane.leg, seconds) if ahead and not (long or lane.alone) else 0
+        if not (depth or self.slots.any_free):
+            return None
         kept = [self.demands[leg] for leg in self.kept_for(first)]
         worker = self.slots.best(demand, depth=depth, alone=lane.alone, avoid=first.avoid, keep=kept)
         if worker is None:

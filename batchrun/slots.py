@@ -147,6 +147,11 @@ class Slots:
         self._kind: dict[str, _Kind] = {}
 
     @property
+    def any_free(self) -> bool:
+        """Whether a worker has a thread free, whatever else a task may need."""
+        return any(kind.free for kind in self._kinds.values())
+
+    @property
     def states(self) -> int:
         """How many different states the workers are in, among which a slot is searched for."""
         return sum(len(kind.uses) for kind in self._kinds.values())

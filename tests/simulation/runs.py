@@ -8,8 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from batchrun.dispatch import Dispatcher, Waiting
 from batchrun.outcome import Cause, ErrorRecord
 from batchrun.plan import from_here_on
@@ -104,14 +102,15 @@ class SimulatedRun:
 
     def feed(self) -> bool:
         """Let chunks wait for slots, those with most left to do first; returns whether more wait."""
-        dispatcher, chunks = self.dispatcher, np.empty(0, np.int64)
-        if dispatcher.waiting < FEED // 4:
-            chunks = self._order[self._given : self._given + FEED]
+        dispatcher = self.dispatcher
+        before = dispatcher.waiting
+        if before < FEED // 4 and self._given < len(self._order):
+            chunks = self._order[self._given : self._given + FEED].tolist()
             self._given += len(chunks)
-            for chunk in chunks.tolist():
+            for chunk in chunks:
                 dispatcher.add(self.waiting(chunk, self.leg_after(chunk, -1)))
         dispatcher.behind = len(self._order) - self._given
-        return len(chunks) > 0
+        return dispatcher.waiting > before
 
     def waiting(self, chunk: int, leg: int, *, part: bool = False) -> Waiting:
         """A chunk that waits for a leg; of parts nothing is known, as in a plan."""
