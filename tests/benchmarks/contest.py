@@ -83,6 +83,8 @@ class Record:
     """What each contestant does in one round, if it can be counted: gives rates."""
     figures: dict[str, Figure] = field(default_factory=dict)
     """Whatever else was measured."""
+    table: list[dict[str, str]] = field(default_factory=list)
+    """Lines of a table of its own, each by heading."""
     verdicts: list[Verdict] = field(default_factory=list)
     """Each target with what was reached."""
     notes: list[str] = field(default_factory=list)
@@ -159,9 +161,12 @@ class Record:
             times = self.seconds[name]
             rate = f"  {self.work.value / median:12,.0f} {self.work.unit}/s" if self.work else ""
             lines.append(
-                f"  {name:<36} {median:9.3f} s  {median / fastest:7.2f} times  "
-                f"{min(times):9.3f} to {max(times):.3f} s{rate}"
+                f"  {name:<36} {median:9.4g} s  {median / fastest:7.2f} times  "
+                f"{min(times):9.4g} to {max(times):.4g} s{rate}"
             )
+        lines += [
+            "  " + ", ".join(f"{heading} {cell}" for heading, cell in line.items()) for line in self.table
+        ]
         lines += [f"  {name:<58} {figure.value:,.4g} {figure.unit}" for name, figure in self.figures.items()]
         for verdict in self.verdicts:
             bound = "at least" if verdict.at_least else "at most"

@@ -71,6 +71,8 @@ def _section(record: Record) -> str:
     if record.seconds:
         parts += [f"![{_title(record)}](img/benchmarks/{record.name}.svg)", _times(record)]
         parts += filter(None, [_where_peers_win(record)])
+    if record.table:
+        parts.append(_table(tuple(record.table[0]), [tuple(line.values()) for line in record.table]))
     if record.figures:
         rows = [(name, f"{_plain(figure.value)} {figure.unit}") for name, figure in record.figures.items()]
         parts.append(_table(("measured", ""), rows))
@@ -173,6 +175,8 @@ def _met(verdict: Verdict) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} µs"
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.2f} s"
 
 
