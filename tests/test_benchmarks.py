@@ -72,6 +72,18 @@ def test_the_page_tells_targets_that_are_missed_and_where_a_peer_wins(tmp_path: 
     assert "<svg" in (tmp_path / "docs/img/benchmarks/from_parquet.svg").read_text(encoding="utf-8")
 
 
+def test_the_page_shows_the_table_of_a_record_and_tells_very_short_times(tmp_path: Path) -> None:
+    record = Record("simulation", {"chunks": 10}, seconds={"10 workers": [0.000025]})
+    record.table = [{"workers": "10", "fairness": "0.98"}, {"workers": "100", "fairness": "1"}]
+    record.write(tmp_path / "results")
+
+    (tmp_path / "docs").mkdir()
+    text = write_page(tmp_path / "results", tmp_path / "docs" / "page.md").read_text(encoding="utf-8")
+
+    assert "| workers | fairness |\n| --- | --- |\n| 10 | 0.98 |\n| 100 | 1 |" in text
+    assert "25 µs" in text
+
+
 def test_a_page_without_results_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make bench"):
         write_page(tmp_path, tmp_path / "page.md")

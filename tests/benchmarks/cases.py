@@ -66,7 +66,7 @@ CASES = {
         Case("warm_call", "startup", 1_000, 21, smoke=1_000),
         Case("client_memory", "memory", 125_000_000, 1, smoke=3_200),
         Case("group_commits", "commits", 200_000, 5, smoke=500),
-        Case("simulation", "simulated", 1_000_000, 1, smoke=10_000),
+        Case("simulation", "simulated", 1_000_000, 1, smoke=1_000),
         Case("waste", "waste", 10_000, 5, smoke=200),
     )
 }
