@@ -163,12 +163,14 @@ class Slots:
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
         now = {worker.address: worker for worker in workers}
-        for address, worker in list(self._workers.items()):
-            if now.get(address) != worker:
+        before = list(self._workers.values())
+        changed = [worker for worker in before if now.get(worker.address) is not worker]
+        for worker in changed:
+            if now.get(worker.address) != worker:
                 self._leave(worker)
-        for address, worker in reversed(now.items()):  # the last one in a state is taken first
-            if address not in self._workers:
-                self._join(worker)
+        joined = [worker for address, worker in now.items() if address not in self._workers]
+        for worker in reversed(joined):  # the last one in a state is taken first
+            self._join(worker)
 
     def able(self, demand: Demand) -> int:
         """How many live workers could ever meet *demand*."""
