@@ -128,7 +128,7 @@ def _several_legs(record: Record, fleets: Sequence[int]) -> None:
     for workers in fleets[:3]:
         for tagged in (0.1, 0.25):
             fleet, rng = Fleet.of(FLEETS["mixed"], workers), np.random.default_rng(0)
-            one = work("lognormal", 150 * workers, rng, slots=fleet.threads, tagged=tagged, chained=True)
+            one = work("lognormal", EACH * workers, rng, slots=fleet.threads, tagged=tagged, chained=True)
             ratios.append(simulate("legs", Simulation(fleet, [one])).ratio)
     what = "makespan, a tagged leg between two plain ones, worst"
     record.want_at_most(what, max(ratios), "times the bound", 1.05)
@@ -155,7 +155,7 @@ def _trouble(record: Record, workers: int, chunks: int) -> None:
     """Workers are lost; chunks fail by chance, by memory or by a bad row; two take their workers along."""
     fleet, rng = Fleet.of(FLEETS["mixed"], workers, life=20_000.0), np.random.default_rng(0)
     one = work(
-        "pareto",
+        "lognormal",
         chunks,
         rng,
         slots=fleet.threads,
