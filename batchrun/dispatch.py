@@ -197,6 +197,11 @@ class Dispatcher:
         """Chunks that wait."""
         return self._waiting
 
+    @property
+    def threads(self) -> int:
+        """Chunks that all live workers together run at once, if they ask for nothing more than a thread."""
+        return self.slots.threads(Demand())
+
     def demand(self, leg: int, memory: int = 0) -> Demand:
         """What a chunk takes at a leg, with *memory* bytes in place of what the leg asks for if not 0."""
         if not memory:
@@ -280,6 +285,25 @@ class Dispatcher:
             else:
                 heapq.heapreplace(turns, (place, heap[0][0], lane))
         return choices
+
+    def choose_idle(self, item: Waiting, soon: Iterable[Demand] = ()) -> Choice | None:
+        """Take a slot that would be idle, for a second start of a chunk that runs; None if there is none.
+
+        The slot is on a worker that the chunk need not avoid, and that no chunk that waits could ever use.
+        *soon* are the demands of those that will wait before long.
+        """
+        wanted = [demand for demand, _, _ in self.queues()] + [
+            self.demands[leg] for leg in self.kept_for(item)
+        ]
+        if self.behind:
+            wanted.append(self.demands[0])
+        demand = self.demand(item.leg, item.memory)
+        worker = self.slots.best(demand, avoid=item.avoid, keep=[*wanted, *soon])
+        if worker is None or worker.name in item.avoid:
+            return None
+        self.slots.take(worker.address, demand, long=True)
+        self.in_use += 1
+        return Choice((item,), worker)
 
     def kept_for(self, item: Waiting) -> list[int]:
         """Later legs whose workers are closed to a chunk: there is more for them to do at that leg than all

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["DurationHistory", "Forecast", "Pace", "forecast"]
 
 FEWEST = 3
-"""Earlier attempts without which there is no forecast."""
+"""Earlier attempts without which there is no forecast, and chunks that must have ended in this run before one
+is called a straggler by it."""
 LATEST = 5
 """Tries of one key that count."""
 MOST_BINS = 32
@@ -57,7 +58,7 @@ SHORTEST = 1e-6
 WINDOW = 40
 """Chunks of about one size by which a Pace tells what such chunks take; older ones are forgotten."""
 ENOUGH = 10
-"""Chunks that must have ended before one that runs is called a straggler."""
+"""Chunks of about its size that must have ended before one without a forecast is called a straggler."""
 STRAGGLING = 3.0
 """A straggler has run so many times as long as nine of ten comparable chunks took."""
 
@@ -238,12 +239,16 @@ class Pace:
         return self._comparable(rows, 1, 0.5)
 
     def straggling(self, rows: int, elapsed: float, forecast: float | None = None) -> bool:
-        """Whether a chunk that has run for *elapsed* seconds takes far longer than it should."""
+        """Whether a chunk that has run for *elapsed* seconds takes far longer than it should.
+
+        Not before others have ended: all of them may be slower than they were in earlier runs.
+        """
         if forecast is None:
             usual = self._comparable(rows, ENOUGH, SHARE)
             return usual is not None and elapsed > STRAGGLING * usual
-        factor = self._factors.quantile(SHARE) if len(self._factors) else 1.0
-        return elapsed > STRAGGLING * forecast * max(1.0, factor)
+        if len(self._factors) < FEWEST:
+            return False
+        return elapsed > STRAGGLING * forecast * max(1.0, self._factors.quantile(SHARE))
 
     def _comparable(self, rows: int, fewest: int, share: float) -> float | None:
         """What this *share* of the chunks of the nearest size took at most, of which *fewest* ended."""
