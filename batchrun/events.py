@@ -97,7 +97,8 @@ class ChunksRecalled(Event):
 @dataclass(frozen=True)
 class ChunksPlaced(Event):
     """Chunks were handed to workers; each runs until the next AttemptEnded, AttemptsSolved or ChunksReturned
-    that names it."""
+    that names it. One that is placed while it runs was started a second time, and runs until an AttemptEnded
+    from each of the two workers."""
 
     chunks: tuple[int, ...]
     """Their numbers; those that ride in one task follow each other."""

@@ -320,6 +320,7 @@ def _session(
             stop_grace=run.stop_grace,
             solution_grace=run.solution_grace,
             chunks_per_child=run.chunks_per_child,
+            speculate=run.speculate,
             max_quarantined=rows_allowed(allowance, source.rows),
         ),
         observers=observers,

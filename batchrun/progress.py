@@ -159,6 +159,8 @@ class Progress:
     notes: tuple[str, ...] = ()
     """What people should know about how the run is run."""
     _at_work: dict[int, _Task] = field(default_factory=dict)
+    _second: dict[int, _Task] = field(default_factory=dict)
+    """The second starts of chunks that are at work already."""
     _settled_at: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4_000))
 
@@ -177,6 +179,7 @@ class Progress:
                 self.stopping = event
             case RunEnded():
                 self._at_work.clear()
+                self._second.clear()
                 self.state, self.ended = event.state, event
                 self.last_error = event.error or self.last_error
             case _:
@@ -192,7 +195,7 @@ class Progress:
         have run for more than five seconds; the longest first of either. Chunks that ride together share a
         line."""
         riders: dict[_Task, list[int]] = {}
-        for chunk, task in self._at_work.items():
+        for chunk, task in (*self._at_work.items(), *self._second.items()):
             riders.setdefault(task, []).append(chunk)
         shown = [task for task in riders if task.tells or now - task.since > PATIENCE]
         shown.sort(key=lambda task: (not task.tells, task.since, riders[task][0]))
@@ -286,7 +289,7 @@ class Progress:
                 self.retries += 1
                 self.last_error = event.error
             case ChunkCut():
-                self._at_work.pop(event.chunk, None)
+                self._leave([event.chunk])
                 self.chunks_cut += 1
                 self.chunks_planned += len(event.parts) - 1
             case ChunksSettled():
@@ -296,13 +299,24 @@ class Progress:
         first = 0
         for size in event.packs or (1,) * len(event.chunks):
             task = _Task(event.workers[first] if event.workers else "", event.at)
-            self._at_work.update(dict.fromkeys(event.chunks[first : first + size], task))
+            for chunk in event.chunks[first : first + size]:
+                tasks = self._second if chunk in self._at_work else self._at_work
+                tasks[chunk] = task
             first += size
 
     def _leave(self, chunks: Iterable[int]) -> None:
         """These chunks are with no worker any more."""
         for chunk in chunks:
             self._at_work.pop(chunk, None)
+            self._second.pop(chunk, None)
+
+    def _end_try(self, chunk: int, worker: str) -> None:
+        """A try of a chunk on a worker ended; if it runs twice, the other goes on."""
+        second = self._second.pop(chunk, None)
+        if second is None:
+            self._at_work.pop(chunk, None)
+        elif second.worker != worker:
+            self._at_work[chunk] = second
 
     def _settle(self, event: ChunksSettled) -> None:
         outcomes = Counter(event.outcomes)
@@ -322,13 +336,16 @@ class Progress:
 
     def _report(self, event: ChunkReported) -> None:
         task, status = self._at_work.get(event.chunk), event.status
+        second = self._second.get(event.chunk)
+        if second is not None and second.worker == event.worker:
+            task = second
         if task is not None:  # else it comes late: the attempt has ended
             task.worker = event.worker or task.worker
             task.since, task.status = event.at - status.seconds, status
         self._measure(status.peak_memory)
 
     def _count(self, attempt: Attempt) -> None:
-        self._at_work.pop(attempt.chunk, None)
+        self._end_try(attempt.chunk, attempt.worker)
         self.attempts[attempt.outcome] += 1
         if attempt.decision:
             self.decisions[attempt.decision] += 1

@@ -94,9 +94,13 @@ def _waits_for(report: RunReport, chunk: int | None) -> str:
     if len(running) == 1:
         (one,) = running
         return f"waiting for chunk {one.chunk} to stop, which runs `{one.stage}` on {one.worker}"
-    numbers = ", ".join(str(one.chunk) for one in running[:8])
-    more = ", …" if len(running) > 8 else ""
-    return f"waiting for {len(running)} running chunks to stop: {numbers}{more}"
+    chunks = list(dict.fromkeys(one.chunk for one in running))
+    if len(chunks) == 1:
+        workers = " and ".join(one.worker for one in running)
+        return f"waiting for chunk {chunks[0]} to stop, which runs on {workers}"
+    numbers = ", ".join(map(str, chunks[:8]))
+    more = ", …" if len(chunks) > 8 else ""
+    return f"waiting for {len(chunks)} running chunks to stop: {numbers}{more}"
 
 
 def _told(

@@ -170,6 +170,9 @@ class RunSettings(_Section):
     """How long a stage may go on after its stop_after, before it is ended and its last incumbent taken."""
     chunks_per_child: StrictInt = Field(default=100, ge=1)
     """How many chunks run in one child process before it is replaced by a fresh one."""
+    speculate: StrictBool = False
+    """Whether a chunk that takes far longer than it should is started a second time on an idle worker; stages
+    must be fit to run twice at the same time."""
 
 
 class LocalSettings(_Section):

@@ -241,10 +241,13 @@ class _Tally:
             self._count_failure(attempt)
         elif attempt.stage == self._last_stage:
             return  # it is about to be settled; until then it is no more waiting than it was
-        self.changes.wait(np.array([attempt.chunk]))
+        if attempt.chunk not in self._progress.running:  # else another try of it goes on
+            self.changes.wait(np.array([attempt.chunk]))
 
     def _count_failure(self, attempt: Attempt) -> None:
         error = attempt.error
+        if error is None and attempt.outcome is Outcome.CANCELLED:
+            return  # another try of the chunk was faster
         kind = error.type if error else attempt.outcome.value
         signature = f"{attempt.stage}\0{attempt.outcome.value}\0{(error.signature if error else '') or kind}"
         before = self._failures.pop(signature, None)

@@ -183,7 +183,7 @@ def _live_block(live: LiveState, now: float) -> list[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
-    said = [f"{count(len(live.running), 'chunk')} running on {count(len(live.workers), 'worker')}"]
+    said = [f"{count(live.chunks, 'chunk')} running on {count(len(live.workers), 'worker')}"]
     for waiting in live.waiting:
         chunks = f"{waiting.chunks:,} {'waits' if waiting.chunks == 1 else 'wait'}"
         said.append(f"{chunks} for {waiting.demand} at {one_line(waiting.stage, 40)}")

@@ -54,10 +54,16 @@ class Aftermath:
         progress.tries += 1
         error = attempt.error or ErrorRecord("ResultError", "the worker gave no result")
         cause = attempt.cause or cause_of(attempt.outcome)
+        count = progress.failed(cause, error)
+        attempt = replace(attempt, error=error, cause=cause)
+        if running.other is not None:
+            running.other.avoid(running.choice.worker.name)
+            self.record(replace(attempt, decision="wait", next_step="another try of it goes on"))
+            return
         failure = Failure(
             cause,
             error,
-            count=progress.failed(cause, error),
+            count=count,
             alone=running.alone and len(running.items) == 1,
             fresh=fresh,
             divisible=state.plan.can_cut(waiting.chunk),
@@ -66,7 +72,6 @@ class Aftermath:
         stage = state.stage(attempt.stage)
         policy = stage.retry if stage else RetryPolicy()
         decision = decide(failure, policy=policy, chance=state.chance())
-        attempt = replace(attempt, error=error, cause=cause)
         if state.stopping:
             self.record(replace(attempt, decision="cancel", next_step="left for a resume of the run"))
             return

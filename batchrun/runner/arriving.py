@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from batchrun.executor import TaskLost
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome
 from batchrun.runner.aftermath import Aftermath
 from batchrun.runner.combining import Combining
+from batchrun.runner.speculating import Speculating
 from batchrun.runner.state import ChunkProgress, RunnerState, RunningTask
 from batchrun.runner.stopping import Stopping
 from batchrun.store.records import SettledChunk, SettledChunks
@@ -36,6 +36,7 @@ class Arriving:
     state: RunnerState
     aftermath: Aftermath
     stopping: Stopping
+    speculating: Speculating
     combining: Combining | None = None
 
     def done(self, key: str, result: WorkResult) -> None:
@@ -43,7 +44,9 @@ class Arriving:
         running = self._free_slot(key)
         if running is None:
             return
-        if isinstance(result, PackResult):
+        if running.superseded and isinstance(result, TaskResult):
+            self.speculating.drop(running, result)
+        elif isinstance(result, PackResult):
             self._pack_done(running, result)
         elif isinstance(result, FoldResult):
             self.state.executor.release([key])
@@ -55,33 +58,26 @@ class Arriving:
             if result.output is not None:
                 seconds = sum(attempt.seconds for attempt in result.attempts)
                 self.state.dispatcher.measured(running.first.leg, seconds, cost=running.first.cost)
+                self.speculating.ended([running.first], [seconds])
+                if running.other is not None:
+                    self.speculating.supersede(running.other)
             self._chunk_done(running, running.first, result)
 
     def lost(self, signal: TaskLost) -> None:
         """A task will never come back; all chunks that it had must be tried again."""
         running = self._free_slot(signal.key)
-        if running is None:
+        if running is None or running.superseded:
             return
         if running.is_fold:
             if self.combining is not None:
                 self.combining.lost(running.first)
             return
-        status, name = running.status, "WorkerLost" if signal.worker_died else "TaskLost"
+        name = "WorkerLost" if signal.worker_died else "TaskLost"
+        error = ErrorRecord(name, signal.reason, classes=(name,), signature=name)
+        outcome = Outcome.WORKER_LOST if signal.worker_died else Outcome.FAILED
+        cause = Cause.WORKER_LOST if signal.worker_died else Cause.INFRASTRUCTURE
         for item in running.items:
-            attempt = Attempt(
-                chunk=item.chunk,
-                stage=running.stage or self.state.first_stage(item.leg).name,
-                attempt=self.state.attempt(item),
-                worker=running.choice.worker.name,
-                outcome=Outcome.WORKER_LOST if signal.worker_died else Outcome.FAILED,
-                started=running.placed,
-                seconds=time.time() - running.placed,
-                rows_in=item.rows,
-                peak_memory=status.peak_memory if status else None,
-                error=ErrorRecord(name, signal.reason, classes=(name,), signature=name),
-                cause=Cause.WORKER_LOST if signal.worker_died else Cause.INFRASTRUCTURE,
-                log=running.log,
-            )
+            attempt = self.state.unheard(running, item, outcome, cause, error)
             self.state.progress(item.chunk).seconds += attempt.seconds
             self._failed(running, item, attempt, fresh=True)
 
@@ -91,10 +87,13 @@ class Arriving:
         if running is not None:
             self._take_back(running.items[begun:])
             running.items = running.items[:begun]
+            running.begun = begun > 0
 
     def _never_begun(self, running: RunningTask) -> None:
         """A task was recalled while it waited behind another."""
         self.state.executor.release([running.task.key])
+        if running.other is not None:
+            return
         if running.cancelled:
             self.stopping.ended(running.first)
         else:
@@ -127,6 +126,7 @@ class Arriving:
             state.narrator.solved(attempts)
             state.tally.passed(attempts.stage)
         seconds = np.sum([attempts.seconds for attempts in result.solved], axis=0)
+        self.speculating.ended(items, seconds)
         if not self._is_last(items[0].leg):
             for piece in result.pieces:
                 [position] = piece.positions
@@ -206,7 +206,8 @@ class Arriving:
     def _failed(self, running: RunningTask, item: Waiting, attempt: Attempt, *, fresh: bool) -> None:
         if attempt.outcome is Outcome.CANCELLED or running.cancelled:
             self.aftermath.record(_explained(attempt))
-            self.stopping.ended(item)
+            if running.other is None:
+                self.stopping.ended(item)
         else:
             self.aftermath.failed(running, item, attempt, fresh=fresh)
 

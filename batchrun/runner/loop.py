@@ -36,6 +36,7 @@ from batchrun.runner.arriving import Arriving
 from batchrun.runner.combining import Combining
 from batchrun.runner.placing import Placing
 from batchrun.runner.snapshot import snapshot
+from batchrun.runner.speculating import Speculating
 from batchrun.runner.state import RunnerSettings, RunnerState
 from batchrun.runner.stopping import Stopping
 from batchrun.status import TaskStatus
@@ -115,7 +116,10 @@ class Runner:
         self._stopping = Stopping(self._state, self._aftermath)
         self._combining = Combining(self._state) if combines else None
         self._placing = Placing(self._state, self._combining)
-        self._arriving = Arriving(self._state, self._aftermath, self._stopping, self._combining)
+        self._speculating = Speculating(self._state, self._aftermath, self._placing)
+        self._arriving = Arriving(
+            self._state, self._aftermath, self._stopping, self._speculating, self._combining
+        )
         if self.recalled:  # they went through every stage
             for stage in self.pipeline.stages:
                 self._state.tally.passed(stage.name)
@@ -187,8 +191,8 @@ class Runner:
             self._stopping.begin()
         if self._state.stopping:
             return self._stopping.over
-        idle = not self._state.running and not self._aftermath.busy and not self._dispatcher.waiting
-        if not idle or not self.plan.complete or self.plan.left:
+        busy = self._state.running.wanted or self._aftermath.busy or self._dispatcher.waiting
+        if busy or not self.plan.complete or self.plan.left:
             return False
         if self._combining is not None and self._combining.busy:
             self._flush()  # the last results to combine may wait for it
@@ -221,13 +225,14 @@ class Runner:
         return self.supply.ready
 
     def _dispatch(self) -> None:
-        """Fill every free slot."""
+        """Fill every free slot; what is idle then may be for stragglers."""
         placements: list[Placement] = []
         self._feed()
         while choices := self._dispatcher.choose():
             placements += [self._placing.place(choice) for choice in choices]
             if not self._feed():
                 break
+        placements += self._speculating.place()
         if placements:
             self.executor.submit(placements)
             placed = [self._state.running[placement.task.key] for placement in placements]
@@ -271,13 +276,13 @@ class Runner:
 
     def _report(self, status: TaskStatus) -> None:
         running = self._state.running.report(status)
-        if running is not None:
+        if running is not None and not running.superseded:
             chunk = running.first.chunk if status.chunk is None else status.chunk
             self._narrator.reported(chunk, running.choice.worker.name, status)
 
     def _check_workers(self) -> None:
         """Give the run up when workers that it needs stay away."""
-        unmet = self._dispatcher.unmet() if not self._state.running else []
+        unmet = self._dispatcher.unmet() if not self._state.running.wanted else []
         if not unmet:
             self._unmet_since = None
             return

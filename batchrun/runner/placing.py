@@ -9,7 +9,7 @@ from batchrun.data.table import TableRef
 from batchrun.dispatch import Choice, Waiting
 from batchrun.executor import Placement
 from batchrun.runner.combining import Combining
-from batchrun.runner.state import RunnerState
+from batchrun.runner.state import RunnerState, RunningTask
 from batchrun.worker.pack import Member, Pack
 from batchrun.worker.task import Limits, Task, ship
 from batchrun.worker.work import Work
@@ -30,17 +30,20 @@ class Placing:
     combining: Combining | None = None
     _serial: int = 0
 
-    def place(self, choice: Choice) -> Placement:
-        """Make the task of a choice; it counts as running from now on."""
+    def place(self, choice: Choice, *, beside: RunningTask | None = None) -> Placement:
+        """Make the task of a choice; it counts as running from now on.
+
+        *beside* is the first try of its chunk, if that goes on.
+        """
         task: Work
         if self.combining is not None and choice.first.leg == self.combining.leg:
             task = self.combining.fold(choice, f"batchrun-{self.state.run_id}-combine-{self._token()}")
         else:
-            task = self._task(choice) if len(choice.items) == 1 else self._pack(choice)
-        self.state.running.place(task, choice)
+            task = self._task(choice, beside) if len(choice.items) == 1 else self._pack(choice)
+        self.state.running.place(task, choice, beside=beside)
         return Placement(task, choice.worker.address)
 
-    def _task(self, choice: Choice) -> Task:
+    def _task(self, choice: Choice, beside: RunningTask | None) -> Task:
         state, waiting = self.state, choice.first
         chunk, leg = waiting.chunk, waiting.leg
         stages = [state.pipeline.stages[number] for number in state.legs[leg]]
@@ -53,7 +56,7 @@ class Placing:
             run_id=state.run_id,
             chunk=chunk,
             leg=leg,
-            attempt=state.attempt(waiting),
+            attempt=state.attempt(waiting) + (beside is not None),
             rows=waiting.rows,
             input=ref if shared else ship(ref),
             demand=state.dispatcher.demand(leg, waiting.memory),

@@ -17,7 +17,7 @@ MOST = 1_000
 def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
     """What runs, what waits for what, and which workers there are."""
     now, clock = time.time(), state.clock()
-    chunks = (task for task in state.running if not task.is_fold)
+    chunks = (task for task in state.running if not (task.is_fold or task.superseded))
     running = sorted(chunks, key=lambda task: task.placed)[:MOST]
     return LiveState(
         at=now,
@@ -68,7 +68,7 @@ def _running(state: RunnerState, running: RunningTask) -> RunningChunk:
     return RunningChunk(
         chunk=item.chunk if status is None or status.chunk is None else status.chunk,
         stage=running.stage or state.first_stage(item.leg).name,
-        attempt=state.attempt(item),
+        attempt=state.attempt_of(running, item),
         worker=running.choice.worker.name,
         started=running.placed,
         rows=sum(each.rows for each in running.items),

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchrun.data.source import Source
@@ -15,7 +15,7 @@ from batchrun.definition import Pipeline, Stage
 from batchrun.dispatch import Choice, Dispatcher, Waiting
 from batchrun.executor import Executor
 from batchrun.narrator import Narrator
-from batchrun.outcome import Cause, ErrorRecord, Incumbent
+from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, Outcome
 from batchrun.plan import Plan
 from batchrun.recovery import Tally
 from batchrun.status import TaskStatus
@@ -51,6 +51,8 @@ class RunnerSettings:
     """So many chunks run in one child process before it is replaced."""
     look_ahead: float = 0.25
     """Seconds of work that may wait behind a busy thread, where chunks are short."""
+    speculate: bool = False
+    """Whether stragglers are started a second time where a slot would be idle."""
     slots_every: float = 0.25
     """Seconds between two looks at the slots, for observers."""
 
@@ -108,6 +110,26 @@ class RunningTask:
     """The tail of its log."""
     cancelled: bool = False
     """Whether somebody asked for the chunk to be cancelled."""
+    begun: bool = False
+    """Whether a chunk of it is known to have begun though it was to wait behind others."""
+    other: RunningTask | None = field(default=None, repr=False, compare=False)
+    """The other try of its chunk that runs too, or did so when this one came back."""
+    doubled: bool = False
+    """Whether another try was ever started beside it."""
+    superseded: bool = False
+    """Whether the other try was faster, so that nothing of this one is wanted."""
+
+    @property
+    def may_be_doubled(self) -> bool:
+        """Whether its chunk may be started a second time beside it. Not one that may have killed a worker."""
+        begun = self.begun or not self.choice.ahead or self.status is not None
+        spoken_for = self.doubled or self.superseded or self.cancelled or self.first.alone
+        return begun and not spoken_for and self.is_single and isinstance(self.task, Task)
+
+    def avoid(self, worker: str) -> None:
+        """If its only chunk is tried again, that is to be elsewhere."""
+        item = replace(self.first, avoid=self.first.avoid | {worker})
+        self.choice, self.items = replace(self.choice, items=(item,)), [item]
 
     @property
     def first(self) -> Waiting:
@@ -165,9 +187,17 @@ class RunningTasks:
         """The keys of all of them."""
         return list(self._by_key)
 
-    def place(self, task: Work, choice: Choice) -> RunningTask:
-        """A task goes to a worker."""
+    @property
+    def wanted(self) -> bool:
+        """Whether there is one whose result is still wanted."""
+        return any(not running.superseded for running in self)
+
+    def place(self, task: Work, choice: Choice, *, beside: RunningTask | None = None) -> RunningTask:
+        """A task goes to a worker; *beside* is the first try of its chunk, if that goes on."""
         self._by_key[task.key] = running = RunningTask(task, choice, time.time(), list(choice.items))
+        if beside is not None:
+            running.other, beside.other = beside, running
+            running.doubled = beside.doubled = True
         there = self._by_worker.setdefault(choice.worker.address, set())
         for other in there:
             self._by_key[other].alone = running.alone = False
@@ -178,6 +208,8 @@ class RunningTasks:
         """A task came back; None if nothing is expected of it."""
         running = self._by_key.pop(key, None)
         if running is not None:
+            if running.other is not None:
+                running.other.other = None
             there = self._by_worker[running.choice.worker.address]
             there.discard(key)
             if not there:
@@ -249,6 +281,34 @@ class RunnerState:
         progress = self.chunks.get(waiting.chunk)
         before = self.tries.get((waiting.chunk, self.first_stage(waiting.leg).name), 0) if self.tries else 0
         return before + (progress.tries if progress else 0) + 1
+
+    def attempt_of(self, running: RunningTask, item: Waiting) -> int:
+        """Which try of its leg a chunk of a running task is at."""
+        return running.task.attempt if isinstance(running.task, Task) else self.attempt(item)
+
+    def unheard(
+        self,
+        running: RunningTask,
+        item: Waiting,
+        outcome: Outcome,
+        cause: Cause,
+        error: ErrorRecord | None = None,
+    ) -> Attempt:
+        """The record of a try that no worker gave one of: what is known of it here."""
+        return Attempt(
+            chunk=item.chunk,
+            stage=running.stage or self.first_stage(item.leg).name,
+            attempt=self.attempt_of(running, item),
+            worker=running.choice.worker.name,
+            outcome=outcome,
+            started=running.placed,
+            seconds=time.time() - running.placed,
+            rows_in=item.rows,
+            peak_memory=running.status.peak_memory if running.status else None,
+            error=error,
+            cause=cause,
+            log=running.log,
+        )
 
     def waits_for(self, leg: int) -> str:
         """What a leg begins with, for people; the one after all stages combines results."""

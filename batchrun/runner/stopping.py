@@ -54,13 +54,13 @@ class Stopping:
         self.aftermath.clear()
         for running in state.running:
             self._expect_end(running)
-        state.narrator.stopping(len(state.running), grace)
+        state.narrator.stopping(len({running.first.chunk for running in state.running}), grace)
         state.executor.stop(state.running.keys, keep_best=keep_best, grace=grace)
 
     @property
     def over(self) -> bool:
         """Whether nothing runs any more, or what runs has been given all the time that it gets."""
-        busy = self.state.running or self.state.dispatcher.waiting
+        busy = self.state.running.wanted or self.state.dispatcher.waiting
         return not busy or (self._until is not None and self.state.clock() >= self._until)
 
     def answer(self, requests: Collection[CancelRequest]) -> None:
@@ -100,7 +100,8 @@ class Stopping:
                 if not self.state.stopping:
                     self.state.dispatcher.add(item)
             for item in running.items[-1:]:
-                self.ended(item)
+                if running.other is None:
+                    self.ended(item)
 
     def _cancel(self, chunks: set[int], keep_best: bool) -> None:
         """Cancel some chunks, wherever they are."""

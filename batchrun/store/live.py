@@ -116,6 +116,11 @@ class LiveState:
     stopping: bool = False
     """Whether the run comes to an end because somebody asked for it."""
 
+    @property
+    def chunks(self) -> int:
+        """How many chunks run; one that was started a second time counts once."""
+        return len({chunk.chunk for chunk in self.running})
+
     def to_json(self) -> dict[str, Any]:
         """The state as JSON values; long logs lose their beginning."""
         most = min(LOG_BYTES, LOGS_BYTES // max(1, len(self.running)))

@@ -127,9 +127,16 @@ class RunFacts:
         return [_try(row) for row in self.attempts[self.attempts["chunk"] == number].to_dict("records")]
 
     def running(self, number: int) -> RunningChunk | None:
-        """The chunk, if it runs."""
+        """The chunk, if it runs; the first start of it, if it runs twice."""
+        return next(iter(self._starts(number)), None)
+
+    def second_start(self, number: int) -> RunningChunk | None:
+        """The second start of the chunk, if it runs twice."""
+        return next(iter(self._starts(number)[1:]), None)
+
+    def _starts(self, number: int) -> list[RunningChunk]:
         chunks = self.live.running if self.live else ()
-        return next((chunk for chunk in chunks if chunk.chunk == number), None)
+        return sorted((c for c in chunks if c.chunk == number), key=lambda c: c.started)
 
     def delayed(self, number: int) -> DelayedChunk | None:
         """The chunk, if it waits before it may be tried again."""

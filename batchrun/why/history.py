@@ -73,6 +73,8 @@ def ending(one: Try) -> str:
         said = f"it used {format_bytes(one.peak_memory)}"
     if one.outcome is Outcome.TIMED_OUT and not said:
         said = f"it was stopped after {format_seconds(one.seconds)}"
+    if one.outcome is Outcome.CANCELLED and not said:
+        said = clip(one.next_step)
     words = {
         Outcome.OUT_OF_MEMORY: "ran out of memory",
         Outcome.TIMED_OUT: "ran out of time",

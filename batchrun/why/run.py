@@ -30,7 +30,7 @@ def explain_run(facts: RunFacts) -> str:
     if live is None:
         return f"{name} runs with {_progress(facts)}, and has not told yet what runs where"
     if live.stopping:
-        running = count(len(live.running), "running chunk")
+        running = count(live.chunks, "running chunk")
         ends = f"and lets {running} end" if live.running else "and no chunk runs any more"
         return f"{name} is stopping, because somebody asked for it, {ends}: {_progress(facts)}"
     clauses = [f"{name} runs with {_progress(facts)}", _waits(facts), _longest(facts), _failures(facts)]
@@ -52,7 +52,7 @@ def _waits(facts: RunFacts) -> str:
     assert live is not None  # noqa: S101  the caller looked
     if not live.workers:
         return "no worker is there"
-    parts = [f"{count(len(live.running), 'chunk')} {'runs' if len(live.running) == 1 else 'run'}"]
+    parts = [f"{count(live.chunks, 'chunk')} {'runs' if live.chunks == 1 else 'run'}"]
     for group in live.waiting:
         demand = Demand(group.memory, group.tags)
         wanted = str(demand) if group.memory or group.tags else "a free thread"
@@ -76,7 +76,7 @@ def _longest(facts: RunFacts) -> str:
     usual = seen(facts, chunk.stage)
     known = f" (longest seen: {format_seconds(usual[2])})" if usual else ""
     far = f", {percent(chunk.share)} done" if chunk.share is not None else ""
-    longest = "it is" if len(live.running) == 1 else "the longest is"
+    longest = "it is" if live.chunks == 1 else "the longest is"
     place = f"at `{chunk.stage}` on {chunk.worker}"
     return f"{longest} chunk {chunk.chunk}, {place} for {format_seconds(seconds)}{far}{known}"
 

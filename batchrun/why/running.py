@@ -32,6 +32,13 @@ def running(facts: RunFacts, chunk: RunningChunk) -> str:
     usual = _against_usual(facts, chunk.stage, seconds)
     if usual:
         clauses.append(usual)
+    second = facts.second_start(chunk.chunk)
+    if second is not None:
+        ago = format_seconds(max(0.0, facts.now - second.started))
+        clauses.append(
+            f"it was started a second time {ago} ago on {second.worker}, try {second.attempt}, and the first "
+            "of the two to give a result counts"
+        )
     return "; ".join(clauses)
 
 

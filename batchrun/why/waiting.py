@@ -28,7 +28,7 @@ def waiting(facts: RunFacts, chunk: ChunkFacts) -> str:
             f"{name} is not settled; the run has not told yet what runs where, so ask again in a few seconds"
         )
     if live.stopping:
-        ends = f" and only lets {count(len(live.running), 'running chunk')} end" if live.running else ""
+        ends = f" and only lets {count(live.chunks, 'running chunk')} end" if live.running else ""
         return f"{name} will not be started, because the run is stopping{ends}"
     tries = facts.this_session(facts.tries(chunk.chunk))
     delayed = facts.delayed(chunk.chunk)
