@@ -295,7 +295,9 @@ def test_the_manual_explains_every_key_with_its_default() -> None:
     assert [key for key in keys if f"\n| `{key}` |" not in manual] == []
     rows = dict(re.findall(r"^\| `(run\.[a-z_]+)` \| `([^`]+)` \|", manual, flags=re.MULTILINE))
     defaults = {
-        entry.key: str(entry.value).replace(" ", "")
+        entry.key: str(entry.value).lower()
+        if isinstance(entry.value, bool)
+        else str(entry.value).replace(" ", "")
         for entry in load_settings(ROOT / "cluster.yaml").entries()
     }
     assert rows == {key: value for key, value in defaults.items() if key.startswith("run.")}

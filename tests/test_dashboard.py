@@ -45,7 +45,7 @@ from batchrun.events import (
     SlotsChanged,
     SlotUse,
 )
-from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
+from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome, RunState
 from batchrun.progress import RunningLine
 from batchrun.status import TaskStatus
 from tests.told import chunk_settled, chunks_recalled, solved_attempts
@@ -331,6 +331,25 @@ class TestPublisher:
             started(), ChunksPlanned("r", 100.0, 1, 10), settled(0), attempt(0, Outcome.CANCELLED)
         ).get("r")
         assert view.codes.tolist() == [code_of(Outcome.SUCCEEDED)]
+
+    def test_a_chunk_that_was_started_twice_runs_until_both_tries_ended(self):
+        def ended(worker, outcome):
+            return AttemptEnded("r", 101.0, Attempt(0, "solve", 1, worker, outcome, 100.0, 1.0))
+
+        twice = (
+            started(),
+            ChunksPlanned("r", 100.0, 1, 10),
+            ChunksPlaced("r", 100.0, (0,), ("a",)),
+            ChunksPlaced("r", 110.0, (0,), ("b",)),
+        )
+        assert told(*twice, ended("a", Outcome.FAILED)).get("r").codes.tolist() == [RUNNING]
+        view = told(*twice, ended("a", Outcome.FAILED), ended("b", Outcome.FAILED)).get("r")
+        assert view.codes.tolist() == [WAITING]
+
+    def test_a_try_that_was_slower_than_another_is_no_failure(self):
+        slower = Attempt(0, "solve", 1, "a", Outcome.CANCELLED, 100.0, 1.0, cause=Cause.CANCEL)
+        view = told(started(), ChunksPlanned("r", 100.0, 1, 10), AttemptEnded("r", 101.0, slower)).get("r")
+        assert view.message.failures == ()
 
     def test_what_many_running_chunks_say_is_told_once_a_second_and_in_small_messages(self):
         sent = []

@@ -59,6 +59,9 @@ class TestTheLiveState:
         assert store.live("r") == STATE
         assert store.live("other") is None
 
+    def test_counts_a_chunk_that_runs_twice_once(self):
+        assert replace(STATE, running=(*STATE.running, replace(RUNNING, attempt=3))).chunks == 2
+
     def test_is_forgotten_at_the_end_of_the_run(self, store: RunStore):
         store.save_live("r", STATE)
         store.save_live("other", STATE)

@@ -341,3 +341,43 @@ def test_what_is_kept_of_a_run_of_packs_does_not_grow_with_its_chunks():
         progress.tell(pack(range(first, first + 500)))
         progress.tell(AttemptsSolved("r1", 101, solved_attempts(range(first, first + 500))))
     assert len(progress._at_work) == 0
+
+
+def placed_on(worker: str, *chunks: int) -> ChunksPlaced:
+    return ChunksPlaced("r1", 100, chunks, (worker,) * len(chunks))
+
+
+def ended_on(worker: str, chunk: int, outcome: Outcome) -> AttemptEnded:
+    return AttemptEnded("r1", 101, Attempt(chunk, "solve", 1, worker, outcome, 100.0, 1.0))
+
+
+@pytest.mark.parametrize(("worker", "other"), [("w-0", "w-1"), ("w-1", "w-0")])
+def test_a_chunk_that_was_started_twice_counts_once_and_runs_until_both_tries_ended(worker, other):
+    twice = (started(), placed_on("w-0", 7), placed_on("w-1", 7))
+
+    both, one = told(*twice), told(*twice, ended_on(worker, 7, Outcome.FAILED))
+    none = told(*twice, ended_on(worker, 7, Outcome.FAILED), ended_on(other, 7, Outcome.SUCCEEDED))
+
+    assert [progress.running for progress in (both, one, none)] == [{7}, {7}, set()]
+    assert [line.worker for line in both.running_lines(200.0, 9)] == ["w-0", "w-1"]
+    assert [line.worker for line in one.running_lines(200.0, 9)] == [other]
+
+
+def test_what_each_of_two_tries_says_is_kept_apart():
+    def says(worker: str, message: str) -> ChunkReported:
+        return ChunkReported("r1", 110.0, 7, worker, TaskStatus("k", "solve", 5.0, message=message))
+
+    progress = told(
+        started(), placed_on("w-0", 7), placed_on("w-1", 7), says("w-1", "quick"), says("w-0", "slow")
+    )
+
+    lines = progress.running_lines(200.0, 9)
+    assert {line.worker: line.message for line in lines} == {"w-0": "slow", "w-1": "quick"}
+
+
+def test_nothing_is_left_of_a_chunk_that_ran_twice_once_it_is_settled():
+    progress = told(started(), placed_on("w-0", 7), placed_on("w-1", 7), settled(7, 102.0))
+
+    assert progress.running == set()
+    assert progress.running_lines(200.0, 9) == []
+    assert progress.chunks_settled == 1

@@ -257,6 +257,11 @@ WAITS = {
 }
 
 RUNS = {
+    "twice": (
+        {"live": live(busy(23, 0.1, "standard-0", attempt=2), busy(23, 30))},
+        "chunk 23 runs `solve` on highmem-0 for 30 min, try 1; it was started a second time 6.0 s ago on "
+        "standard-0, try 2, and the first of the two to give a result counts",
+    ),
     "and says nothing": (
         {"live": live(busy(23, 1.5))},
         "chunk 23 runs `solve` on highmem-0 for 1 min 30 s, try 1",
@@ -367,6 +372,17 @@ ENDED = {
         },
         "chunk 23 (4 rows) was given up at `solve`: try 1 failed (the stage's process was ended by SIGSEGV "
         "(segmentation fault)); its rows are set apart",
+    ),
+    "succeeded at the faster of two tries": (
+        {
+            "chunks": chunks({23: "succeeded"}, seconds={23: 90.0}),
+            "attempts": attempts(
+                attempt(23, 1, "cancelled", cause="cancel", next_step="another try of it was faster"),
+                attempt(23, 2, worker="standard-0"),
+            ),
+        },
+        "chunk 23 (4 rows) succeeded in 1 min 30 s on standard-0 at try 2, after try 1 was cancelled "
+        "(another try of it was faster): 4 rows came of it",
     ),
     "given up because it could not be sent": (
         {
