@@ -35,6 +35,8 @@ class Placement:
     """What to run."""
     worker: str
     """The worker's address."""
+    self_contained: bool = False
+    """Whether it must bring all that it needs, because other workers may not answer."""
 
 
 @dataclass(frozen=True)

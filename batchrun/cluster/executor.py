@@ -5,9 +5,11 @@ placements is one message, whatever the number of workers (0.7 ms a task in batc
 ``submit`` one by one; measured with two workers on loopback). The graph holds bytes and standard-library
 functions only: the scheduler unpickles it, and need not have batchrun.
 
-The program is a task of its own that all others depend upon. Workers fetch it from each other once, it is
-computed again if its worker is lost, and it is forgotten with the client; a plugin would need to be taken
-back, and the bytes in every task would pass through the scheduler every time.
+A small program goes along with every task. A large one is a task of its own that all others depend upon, or
+its bytes would pass through the scheduler every time. Workers fetch it from each other once, it is computed
+again if its worker is lost, and it is forgotten with the client; a plugin would need to be taken back. When
+little runs, the scheduler drops all copies of it but one (active memory manager), which may be that on a
+worker that hangs; so a second start of a straggler brings the bytes along in any case.
 """
 
 from __future__ import annotations
@@ -105,7 +107,7 @@ class DaskExecutor:
         self._client: Client = connection.client
         self.dashboard = self._install_page() if connection.dashboard else ""
         self._entry: Future | None = None
-        self._program: bytes | None = None
+        self._program = b""
         self._batches = 0
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
@@ -148,16 +150,15 @@ class DaskExecutor:
 
     def prepare(self, program: bytes) -> None:
         """Let a small program go along with each task; make a large one a task that they depend upon."""
-        entry = pickle.dumps(_Entry(program, self._topic))
-        self._program = entry if len(entry) <= _SMALL_PROGRAM else None
-        if self._program is not None:
+        self._program = pickle.dumps(_Entry(program, self._topic))
+        if len(self._program) <= _SMALL_PROGRAM:
             return
         key = f"batchrun-program-{uuid.uuid4().hex}"
-        self._entry = self._client.submit(pickle.loads, entry, key=key, pure=False, priority=1)
+        self._entry = self._client.submit(pickle.loads, self._program, key=key, pure=False, priority=1)
 
     def submit(self, placements: Sequence[Placement]) -> None:
         """Send the tasks in one graph, earlier batches before later ones."""
-        if self._entry is None and self._program is None:
+        if not self._program:
             raise ClusterError("submit was called before prepare")
         if not placements:
             return
@@ -288,7 +289,8 @@ class DaskExecutor:
             annotations["resources"] = resources
         payload = self._scattered.get(task.key, blob)
         # Functions of the standard library only: the scheduler may not be able to import batchrun.
-        entry = self._entry if self._program is None else (pickle.loads, self._program)
+        along = self._entry is None or placement.self_contained
+        entry = (pickle.loads, self._program) if along else self._entry
         return MaterializedLayer({task.key: (operator.call, entry, payload)}, annotations=annotations)
 
     def _scatter_large(self, placements: Sequence[Placement], blobs: dict[str, bytes]) -> None:

@@ -66,7 +66,7 @@ class Arriving:
     def lost(self, signal: TaskLost) -> None:
         """A task will never come back; all chunks that it had must be tried again."""
         running = self._free_slot(signal.key)
-        if running is None or running.superseded:
+        if running is None:
             return
         if running.is_fold:
             if self.combining is not None:

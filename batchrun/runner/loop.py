@@ -178,6 +178,7 @@ class Runner:
                     self._flush()
                 self.recorder.live(lambda: snapshot(self._state, self._aftermath))
                 self.recorder.beat()
+            self._flush()  # to end what hangs may take long
         finally:
             self.executor.cancel(self._state.running.keys)
             self._flush()

@@ -41,7 +41,7 @@ class Placing:
         else:
             task = self._task(choice, beside) if len(choice.items) == 1 else self._pack(choice)
         self.state.running.place(task, choice, beside=beside)
-        return Placement(task, choice.worker.address)
+        return Placement(task, choice.worker.address, self_contained=beside is not None)
 
     def _task(self, choice: Choice, beside: RunningTask | None) -> Task:
         state, waiting = self.state, choice.first

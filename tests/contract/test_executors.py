@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from batchrun.cluster.connect import Connection, start_local
 from batchrun.cluster.executor import DaskExecutor
 from batchrun.config import load_settings
-from batchrun.executor import Executor, InlineExecutor, Placement, TaskLost
+from batchrun.executor import Executor, InlineExecutor, Placement, TaskDone, TaskLost
 from batchrun.testing import ExecutorContract, collect, task_for
 
 CLUSTER = """
@@ -64,3 +67,20 @@ class TestDaskExecutor(ExecutorContract):
         assert re.fullmatch(
             rf"worker {worker.name} was ended at \d+ MiB because it passed its memory limit", lost.reason
         )
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP on Windows")
+    def test_a_task_that_is_self_contained_needs_nothing_from_a_worker_that_hangs(
+        self, executor: Executor, connection: Connection
+    ) -> None:
+        rows = pd.DataFrame({"id": ["plain"], "do": ["ok"]})
+        before, after = task_for(rows), task_for(rows)
+        hangs, works = (worker.address for worker in executor.workers())
+        process = connection.client.run(os.getpid, workers=[hangs])[hangs]
+        executor.submit([Placement(before, hangs)])  # brings the program there, and nowhere else
+        collect(executor, [before.key])
+        os.kill(process, signal.SIGSTOP)
+        try:
+            executor.submit([Placement(after, works, self_contained=True)])
+            assert isinstance(collect(executor, [after.key])[after.key], TaskDone)
+        finally:
+            os.kill(process, signal.SIGCONT)
