@@ -33,12 +33,12 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import NamedTuple
 
 from batchrun.resources import MEMORY, Demand, Worker
 from batchrun.slots import Slots
+from batchrun.waiting import Lane, Queue, Waiting
 
-__all__ = ["Choice", "Dispatcher", "Lane", "Waiting", "share"]
+__all__ = ["Choice", "Dispatcher", "share"]
 
 DEEPEST_LOOK_AHEAD = 8
 """The most tasks that wait behind one busy thread, however short they are."""
@@ -48,64 +48,6 @@ PACK_MOST = 2_000
 """And never more of them than that."""
 MEASURED = 9
 """The pace of a leg is the median of so many tasks, so that one slow start does not hide it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A chunk that waits for a slot."""
-
-    chunk: int
-    """The chunk's number."""
-    leg: int
-    """The leg that it waits for."""
-    rows: int
-    """Its input rows."""
-    seconds: float | None = None
-    """What it may well take, by what earlier runs took; None if that is not known: then rows stand for it."""
-    left: float | None = None
-    """Stands for all that it has left to do, this leg and those after it; None for no more than this leg."""
-    avoid: frozenset[str] = frozenset()
-    """Names of workers on which it failed before."""
-    alone: bool = False
-    """Whether nothing else may be on its worker while it runs."""
-    part: bool = False
-    """Whether it is a part of a chunk that was cut."""
-    memory: int = 0
-    """Bytes that it needs in place of what its leg asks for; 0 for just that."""
-    fresh: bool = False
-    """Whether it needs a process in which nothing ran before."""
-    apart: bool = False
-    """Whether it must not ride with others."""
-
-    @property
-    def cost(self) -> float:
-        """Stands for the time that it takes."""
-        return self.rows if self.seconds is None else self.seconds
-
-    @property
-    def rank(self) -> tuple[bool, float, int]:
-        """Where it stands among those that wait for the same."""
-        left = self.cost if self.left is None else self.left
-        return not self.part, self.rows if self.part else -left, self.chunk
-
-    @property
-    def plain(self) -> bool:
-        """Whether nothing happened to it before, so that it may ride with others."""
-        return not (self.apart or self.avoid or self.alone or self.part or self.memory or self.fresh)
-
-
-_Entry = tuple[tuple[bool, float, int], Waiting]
-
-
-class Lane(NamedTuple):
-    """Chunks that wait for the same kind of slot share a lane."""
-
-    leg: int
-    """The leg that they wait for."""
-    memory: int
-    """Bytes that they need in place of what the leg asks for; 0 for just that."""
-    alone: bool
-    """Whether each needs a worker for itself."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +62,8 @@ class Choice:
     """Whether nothing may wait behind it: it takes long, or nobody knows."""
     ahead: bool = False
     """Whether it may have to wait there behind others."""
+    then: Waiting | None = None
+    """What the worker may read meanwhile, since it will be given that next if nothing comes between."""
 
     @property
     def first(self) -> Waiting:
@@ -170,11 +114,13 @@ class Dispatcher:
     """What is free; dispatchers of several runs can have it in common."""
     behind: int = 0
     """Chunks that will wait for the first leg and were not added yet."""
+    reads_ahead: bool = False
+    """Whether a worker is told what it will be given next at the first leg."""
     in_use: int = field(default=0, init=False)
     """Slots that are taken and not given back."""
     work: list[float] = field(default_factory=list, init=False)
     """Seconds of work at each leg that has not begun, by the forecasts; empty where there are none."""
-    _lanes: dict[Lane, list[_Entry]] = field(default_factory=dict, init=False)
+    _lanes: dict[Lane, Queue] = field(default_factory=dict, init=False)
     _order: list[tuple[tuple[int, int, bool], Lane]] = field(default_factory=list, init=False)
     _able: list[int] = field(default_factory=list, init=False)
     """How many live workers could ever run each leg."""
@@ -219,9 +165,9 @@ class Dispatcher:
         """A chunk waits from now on."""
         lane = Lane(item.leg, item.memory, item.alone)
         if lane not in self._lanes:
-            self._lanes[lane] = []
+            self._lanes[lane] = Queue()
             self._sort_lanes()
-        heapq.heappush(self._lanes[lane], (item.rank, item))
+        self._lanes[lane].add(item)
         self._waiting += 1
 
     def drop_waiting(self) -> None:
@@ -232,13 +178,7 @@ class Dispatcher:
 
     def drop(self, chunks: Collection[int]) -> list[Waiting]:
         """These chunks wait no more; returns those of them that did."""
-        dropped = []
-        for heap in self._lanes.values():
-            gone = [entry for entry in heap if entry[1].chunk in chunks]
-            if gone:
-                dropped += [item for _, item in gone]
-                heap[:] = [entry for entry in heap if entry[1].chunk not in chunks]
-                heapq.heapify(heap)
+        dropped = [item for queue in self._lanes.values() for item in queue.drop(chunks)]
         self._waiting -= len(dropped)
         return dropped
 
@@ -273,18 +213,23 @@ class Dispatcher:
             ahead: Whether short ones may wait behind others.
         """
         choices: list[Choice] = []
-        turns = [(place, heap[0][0], lane) for place, lane in self._order if (heap := self._lanes[lane])]
+        turns = [
+            (place, first.rank, lane)
+            for place, lane in self._order
+            if (first := self._lanes[lane].first) is not None
+        ]
         heapq.heapify(turns)
         while turns and (most is None or len(choices) < most):
             place, _, lane = turns[0]
-            heap, choice = self._lanes[lane], self._choose_from(lane, ahead=ahead)
+            choice = self._choose_from(lane, ahead=ahead)
             if choice is not None:
                 choices.append(choice)
-            if choice is None or not heap:
+            first = None if choice is None else self._lanes[lane].first
+            if first is None:
                 heapq.heappop(turns)
             else:
-                heapq.heapreplace(turns, (place, heap[0][0], lane))
-        return choices
+                heapq.heapreplace(turns, (place, first.rank, lane))
+        return [self._with_next(choice) for choice in choices] if self.reads_ahead else choices
 
     def choose_idle(self, item: Waiting, soon: Iterable[Demand] = ()) -> Choice | None:
         """Take a slot that would be idle, for a second start of a chunk that runs; None if there is none.
@@ -324,8 +269,8 @@ class Dispatcher:
 
     def head(self, lane: Lane) -> Waiting | None:
         """The chunk whose turn it is in a lane."""
-        heap = self._lanes.get(lane)
-        return heap[0][1] if heap else None
+        queue = self._lanes.get(lane)
+        return queue.first if queue else None
 
     def give_back(self, choice: Choice) -> None:
         """The task of a choice no longer holds its slot; a worker that is gone has none to take back."""
@@ -368,7 +313,7 @@ class Dispatcher:
 
     def count(self, lane: Lane) -> int:
         """How many chunks wait in a lane."""
-        return len(self._lanes.get(lane, ()))
+        return len(self._lanes[lane]) if lane in self._lanes else 0
 
     def use_of_slots(self) -> list[tuple[str, float, float, float]]:
         """Each kind of slot: name, capacity, used, and the demand that waits for it."""
@@ -376,7 +321,7 @@ class Dispatcher:
         tags = sorted(has.keys() - {"threads", MEMORY})
         tags += sorted({tag for demand in self.demands for tag in demand.tags} - set(tags))
         waits: dict[str, float] = {}
-        queues = [(self.demand(lane.leg, lane.memory), len(heap)) for lane, heap in self._lanes.items()]
+        queues = [(self.demand(lane.leg, lane.memory), len(queue)) for lane, queue in self._lanes.items()]
         for demand, number in [*queues, (self.demands[0], self.behind)]:
             for tag, amount in {"threads": 1, MEMORY: demand.memory, **demand.tags}.items():
                 waits[tag] = waits.get(tag, 0) + amount * number
@@ -387,8 +332,10 @@ class Dispatcher:
 
     def _choose_from(self, lane: Lane, *, ahead: bool) -> Choice | None:
         """The next task of a lane, whose slot is taken; None if there is no slot for it."""
-        heap, demand = self._lanes[lane], self.demand(lane.leg, lane.memory)
-        first = heap[0][1]
+        queue, demand = self._lanes[lane], self.demand(lane.leg, lane.memory)
+        first = queue.first
+        if first is None:
+            return None
         seconds = self._paces[lane.leg].expect(first)
         long = seconds is None or seconds > self.look_ahead_seconds
         depth = self.look_ahead(lane.leg, seconds) if ahead and not (long or lane.alone) else 0
@@ -400,22 +347,30 @@ class Dispatcher:
             return None
         behind = self.slots.take(worker.address, demand, exclusive=lane.alone, long=long)
         self.in_use += 1
-        items = self._ride(lane, heap, seconds)
+        items = self._ride(lane, queue, worker, seconds)
         if self.work and lane.leg < len(self.work):
             begun = sum(item.seconds or 0.0 for item in items)
             self.work[lane.leg] = max(0.0, self.work[lane.leg] - begun)
         return Choice(items, worker, long, behind)
 
-    def _ride(self, lane: Lane, heap: list[_Entry], seconds: float | None) -> tuple[Waiting, ...]:
+    def _with_next(self, choice: Choice) -> Choice:
+        """A choice with what its worker is promised, if it is one to be promised something."""
+        first = choice.first
+        if first.leg or first.alone or choice.ahead or len(choice.items) > 1:
+            return choice
+        queue = self._lanes[Lane(first.leg, first.memory, first.alone)]
+        return replace(choice, then=queue.promise(choice.worker.address))
+
+    def _ride(self, lane: Lane, queue: Queue, worker: Worker, seconds: float | None) -> tuple[Waiting, ...]:
         """Take the chunk whose turn it is from a lane, and those that ride with it."""
-        items = [heapq.heappop(heap)[1]]
+        items = [queue.take(worker.address)]
         if seconds is not None and items[0].plain and lane.leg not in self.isolated:
             room, most = PACK_SECONDS - seconds, self._most(lane)
-            while heap and len(items) < most and heap[0][1].plain:
-                room -= self._paces[lane.leg].expect(heap[0][1]) or 0.0
+            while len(items) < most and (following := queue.first) is not None and following.plain:
+                room -= self._paces[lane.leg].expect(following) or 0.0
                 if room < 0:
                     break
-                items.append(heapq.heappop(heap)[1])
+                items.append(queue.take())
         self._waiting -= len(items)
         return tuple(items)
 

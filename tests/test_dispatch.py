@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.dispatch import Dispatcher, Waiting, share
+from batchrun.dispatch import Dispatcher, share
 from batchrun.resources import Demand, Worker
 from batchrun.slots import Slots
+from batchrun.waiting import Waiting
 
 GIB = 2**30
 
@@ -421,6 +422,31 @@ def test_a_chunk_that_may_take_long_rides_alone_among_short_ones():
         d.add(Waiting(chunk, 0, 10, seconds=8.0 if chunk == 7 else 0.019))
 
     assert packed(d)[:3] == [[7], [0, 1, 2, 3, 4], [5, 6, 8, 9, 10]]
+
+
+def test_a_worker_is_told_what_it_will_be_given_next_and_is_given_that():
+    d = dispatcher(standard(0), standard(1))
+    d.reads_ahead = True
+    for chunk in range(5):
+        d.add(Waiting(chunk, 0, 10))
+
+    first, second = d.choose()
+    assert first.then is not None
+    assert second.then is not None
+    assert {first.then.chunk, second.then.chunk} == {2, 3}
+    d.give_back(second)
+    (third,) = d.choose()
+    assert third.worker == second.worker
+    assert third.first == second.then
+    assert third.then is not None
+    assert third.then.chunk == 4
+    d.give_back(first)
+    (fourth,) = d.choose()
+    assert fourth.first == first.then
+    assert fourth.then is None  # the last one is promised to the other
+    d.give_back(fourth)
+    assert [choice.first.chunk for choice in d.choose()] == [4]  # which is busy
+    assert d.waiting == 0
 
 
 def test_what_happened_to_a_chunk_keeps_it_from_riding_with_others():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 
 import numpy as np
@@ -28,6 +29,7 @@ from batchrun import (
     run_pipeline,
 )
 from batchrun.config import load_settings
+from batchrun.data import load as loading
 from batchrun.errors import InputError, ParameterError, PipelineError, RunFailedError
 from batchrun.events import AttemptEnded, ChunksSettled, RunEnded, RunStarted
 from batchrun.executor import InlineExecutor, WorkersChanged
@@ -637,3 +639,31 @@ class TestCancelledChunks:
         assert_conserved(report)
         assert report.state is RunState.SUCCEEDED
         assert report.results()["x"].tolist() == list(range(20))
+
+
+class TestReadingAhead:
+    @pytest.mark.usefixtures("here")
+    def test_the_next_chunk_of_a_file_is_read_while_one_is_computed(self, tmp_path, monkeypatch):
+        read: list[tuple[int, str]] = []
+        load_slice = loading._load_slice
+
+        def noting(ref):
+            read.append((ref.first_row, threading.current_thread().name))
+            return load_slice(ref)
+
+        def slowly(chunk: pd.DataFrame) -> pd.DataFrame:
+            time.sleep(0.3)
+            return chunk
+
+        monkeypatch.setattr(loading, "_load_slice", noting)
+        numbers = pd.DataFrame({"x": range(60)})
+        numbers.to_parquet(tmp_path / "numbers.parquet", row_group_size=10)
+        pipe = Pipeline("slow", split=by_rows(10), stages=[slowly])
+
+        report = run_pipeline(pipe, str(tmp_path / "numbers.parquet"), cluster="inline", progress=False)
+
+        assert_conserved(report)
+        pd.testing.assert_frame_equal(report.results(), numbers)
+        assert sorted(first for first, _ in read) == [0, 10, 20, 30, 40, 50]
+        ahead = [first for first, thread in read if thread == "batchrun-read-ahead"]
+        assert len(ahead) == 5

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from batchrun.dispatch import Dispatcher, Waiting
+from batchrun.dispatch import Dispatcher
 from batchrun.forecast import ENOUGH, Pace
 from batchrun.resources import Demand, Worker
 from batchrun.speculation import Underway, most_copies, stragglers
+from batchrun.waiting import Waiting
 
 HIGHMEM = Demand(tags={"HIGHMEM": 1})
 

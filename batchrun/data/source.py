@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from batchrun.data.files import exists, stamp
+from batchrun.data.files import exists, is_local, stamp
 from batchrun.data.filtering import Filter
 from batchrun.data.table import Labels, Part, Slice
 from batchrun.errors import InputError, StoreError
@@ -82,6 +82,11 @@ class Source:
     def rows(self) -> int:
         """Rows of the input."""
         return int(self.block_starts[-1])
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether its rows are there as soon as they are asked for: local files that need no decoding."""
+        return self.format == "arrow" and all(map(is_local, self.files))
 
     def slice(self, start: int, stop: int) -> Slice:
         """The rows from *start* up to *stop*, clipped to those there are."""

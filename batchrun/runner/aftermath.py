@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from batchrun.data.load import load
-from batchrun.dispatch import Waiting
 from batchrun.errors import BatchrunError
 from batchrun.outcome import Attempt, ErrorRecord, Outcome
 from batchrun.recovery import Cut, Decision, Enlarge, Failure, GiveUp, Retry, cause_of, decide
 from batchrun.retry import RetryPolicy
 from batchrun.runner.state import ChunkProgress, RunnerState, RunningTask
 from batchrun.store.runs import SettledChunk
+from batchrun.waiting import Waiting
 
 __all__ = ["Aftermath", "Delayed"]
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchrun.data.table import Inline, Stored
-from batchrun.dispatch import Waiting
 from batchrun.executor import TaskLost
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome
 from batchrun.runner.aftermath import Aftermath
@@ -18,6 +17,7 @@ from batchrun.runner.speculating import Speculating
 from batchrun.runner.state import ChunkProgress, RunnerState, RunningTask
 from batchrun.runner.stopping import Stopping
 from batchrun.store.records import SettledChunk, SettledChunks
+from batchrun.waiting import Waiting
 from batchrun.worker.fold import FoldResult
 from batchrun.worker.pack import PackResult
 from batchrun.worker.task import TaskResult

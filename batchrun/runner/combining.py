@@ -19,10 +19,11 @@ import numpy as np
 
 from batchrun.data import files
 from batchrun.data.table import Inline, Stored
-from batchrun.dispatch import Choice, Waiting
+from batchrun.dispatch import Choice
 from batchrun.outcome import ErrorRecord
 from batchrun.runner.state import RunnerState
 from batchrun.store.records import SettledChunks
+from batchrun.waiting import Waiting
 from batchrun.worker.fold import Fold, FoldResult
 
 if TYPE_CHECKING:

@@ -95,6 +95,7 @@ class Runner:
         if combines:
             demands.append(Demand())
         self._dispatcher = Dispatcher(demands, self.settings.look_ahead, isolated)
+        self._dispatcher.reads_ahead = self.executor.shares_files and not self.source.is_mapped
         self._narrator = Narrator(self.run_id, self.observers, self.clock, self.settings.slots_every)
         self._state = RunnerState(
             run_id=self.run_id,

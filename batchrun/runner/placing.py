@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchrun.data.table import TableRef
-from batchrun.dispatch import Choice, Waiting
+from batchrun.data.table import Slice, TableRef
+from batchrun.dispatch import Choice
 from batchrun.executor import Placement
 from batchrun.runner.combining import Combining
 from batchrun.runner.state import RunnerState, RunningTask
+from batchrun.waiting import Waiting
 from batchrun.worker.pack import Member, Pack
 from batchrun.worker.task import Limits, Task, ship
 from batchrun.worker.work import Work
@@ -68,7 +69,15 @@ class Placing:
             grace=state.settings.solution_grace,
             chunks_per_child=state.settings.chunks_per_child,
             fresh=waiting.fresh,
+            then=self._then(choice) if shared and not stages[0].isolated else None,
         )
+
+    def _then(self, choice: Choice) -> Slice | None:
+        """What the worker may read meanwhile."""
+        following = choice.then
+        if following is None:
+            return None
+        return self.state.source.slice(*self.state.plan.bounds(following.chunk))
 
     def _pack(self, choice: Choice) -> Pack:
         state, first = self.state, choice.first

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from batchrun.data import files
 from batchrun.data.table import Stored
-from batchrun.dispatch import Waiting
 from batchrun.errors import StoreError
 from batchrun.executor import Placement
 from batchrun.forecast import WINDOW, Pace
@@ -23,6 +22,7 @@ from batchrun.runner.aftermath import Aftermath
 from batchrun.runner.placing import Placing
 from batchrun.runner.state import RunnerState, RunningTask
 from batchrun.speculation import Underway, most_copies, stragglers
+from batchrun.waiting import Waiting
 from batchrun.worker.task import TaskResult
 
 if TYPE_CHECKING:

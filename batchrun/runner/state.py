@@ -12,7 +12,7 @@ from typing import Any
 from batchrun.data.source import Source
 from batchrun.data.table import TableRef
 from batchrun.definition import Pipeline, Stage
-from batchrun.dispatch import Choice, Dispatcher, Waiting
+from batchrun.dispatch import Choice, Dispatcher
 from batchrun.executor import Executor
 from batchrun.narrator import Narrator
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, Outcome
@@ -21,6 +21,7 @@ from batchrun.recovery import Tally
 from batchrun.status import TaskStatus
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import Recorder
+from batchrun.waiting import Waiting
 from batchrun.worker.fold import Fold
 from batchrun.worker.task import Task
 from batchrun.worker.work import Work

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from batchrun.dispatch import Waiting
 from batchrun.outcome import Outcome
 from batchrun.runner.aftermath import Aftermath
 from batchrun.runner.state import ChunkProgress, RunnerState, RunningTask
 from batchrun.store.requests import CancelRequest
 from batchrun.store.runs import SettledChunk
+from batchrun.waiting import Waiting
 
 __all__ = ["Stopping"]
 

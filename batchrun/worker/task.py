@@ -58,6 +58,8 @@ class Task:
     """So many tasks at most run in one child process before it is replaced."""
     fresh: bool = False
     """Whether it must have a child process in which nothing ran before."""
+    then: Slice | None = None
+    """What the worker may read while the task runs, because the next one will most likely want it."""
 
     @property
     def isolated(self) -> bool:

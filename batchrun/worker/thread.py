@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from batchrun.data.load import preload
 from batchrun.outcome import Cause, ErrorRecord, Incumbent, Outcome
 from batchrun.status import TaskStatus
 from batchrun.worker.capture import HeadTail, chunk_logger
@@ -55,6 +57,7 @@ class ThreadHost:
         self._ticket = ticket
         self._text = HeadTail()
         self._listener = _ThreadListener(self, Limits(""))
+        self._then = task.then
         self.last = StageEnd("", Outcome.CANCELLED, time.time(), 0.0)
 
     def may_begin(self, position: int) -> bool:
@@ -73,7 +76,10 @@ class ThreadHost:
         return self._listener
 
     def loaded(self, rows: int) -> None:
-        """Nobody needs to know."""
+        """The first stage is computed from here on: read what comes next meanwhile."""
+        then, self._then = self._then, None
+        if then is not None:
+            threading.Thread(target=preload, args=(then,), name="batchrun-read-ahead", daemon=True).start()
 
     def left(self) -> None:
         """Nothing follows from it in a thread."""

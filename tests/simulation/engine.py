@@ -26,10 +26,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
-from batchrun.dispatch import Choice, Dispatcher, Waiting, share
+from batchrun.dispatch import Choice, Dispatcher, share
 from batchrun.outcome import Cause, ErrorRecord
 from batchrun.recovery import Cut, Enlarge, Failure, GiveUp, Retry, decide
 from batchrun.slots import Slots
+from batchrun.waiting import Waiting
 from tests.simulation.model import Costs, Fleet, Work
 from tests.simulation.runs import History, SimulatedRun
 from tests.simulation.workers import SimulatedWorker, Task

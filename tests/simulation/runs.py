@@ -8,10 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchrun.dispatch import Dispatcher, Waiting
+from batchrun.dispatch import Dispatcher
 from batchrun.outcome import Cause, ErrorRecord
 from batchrun.plan import from_here_on
 from batchrun.split import halve
+from batchrun.waiting import Waiting
 from tests.simulation.model import Fleet, Work
 
 if TYPE_CHECKING:

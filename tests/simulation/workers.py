@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from batchrun.dispatch import Choice, Waiting
+from batchrun.dispatch import Choice
 from batchrun.outcome import Cause
 from batchrun.resources import Worker
+from batchrun.waiting import Waiting
 
 if TYPE_CHECKING:
     from tests.simulation.runs import SimulatedRun
