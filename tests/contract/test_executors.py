@@ -70,8 +70,10 @@ class TestDaskExecutor(ExecutorContract):
 
     @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP on Windows")
     def test_a_task_that_is_self_contained_needs_nothing_from_a_worker_that_hangs(
-        self, executor: Executor, connection: Connection
+        self, executor: Executor, connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("batchrun.cluster.executor._SMALL_PROGRAM", 0)
+        executor.prepare(self.program(str(tmp_path / "tries")))
         rows = pd.DataFrame({"id": ["plain"], "do": ["ok"]})
         before, after = task_for(rows), task_for(rows)
         hangs, works = (worker.address for worker in executor.workers())
