@@ -150,11 +150,9 @@ class Dispatcher:
 
     def demand(self, leg: int, memory: int = 0) -> Demand:
         """What a chunk takes at a leg, with *memory* bytes in place of what the leg asks for if not 0."""
-        if not memory:
-            return self.demands[leg]
-        if (leg, memory) not in self._demands:
+        if memory and (leg, memory) not in self._demands:
             self._demands[leg, memory] = replace(self.demands[leg], memory=memory)
-        return self._demands[leg, memory]
+        return self._demands[leg, memory] if memory else self.demands[leg]
 
     def expect(self, work: Sequence[float]) -> None:
         """There will be so many more seconds of work at each leg; empty if that is not known."""
