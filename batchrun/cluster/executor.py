@@ -5,11 +5,10 @@ placements is one message, whatever the number of workers (0.7 ms a task in batc
 ``submit`` one by one; measured with two workers on loopback). The graph holds bytes and standard-library
 functions only: the scheduler unpickles it, and need not have batchrun.
 
-A small program goes along with every task. A large one is a task of its own that all others depend upon, or
-its bytes would pass through the scheduler every time. Workers fetch it from each other once, it is computed
-again if its worker is lost, and it is forgotten with the client; a plugin would need to be taken back. When
-little runs, the scheduler drops all copies of it but one (active memory manager), which may be that on a
-worker that hangs; so a second start of a straggler brings the bytes along in any case.
+A small program goes along with every task. A large one is a task of its own that all others depend upon;
+workers fetch it from each other once, and it is forgotten with the client. When little runs, the scheduler
+drops all copies of it but one (active memory manager), which may be that on a worker that hangs; so a second
+start of a straggler brings it along in any case.
 """
 
 from __future__ import annotations
