@@ -15,6 +15,7 @@
     │   ├── ClusterUnreachableError  nothing answers at the address
     │   └── VersionMismatchError     client and workers run versions that do not fit
     ├── StoreError                   the store or the artifact root cannot be read or written
+    ├── LeaseLostError               another process has taken over the run that this one drove
     ├── ResultError                  a stage gave back something that is not a table or cannot be stored
     └── RunFailedError               raised by RunReport.raise_for_state()
 
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "DemandError",
     "InputError",
+    "LeaseLostError",
     "ParameterError",
     "PipelineError",
     "PipelineNotFoundError",
@@ -96,6 +98,10 @@ class VersionMismatchError(ClusterError):
 
 class StoreError(BatchrunError):
     """The store or the artifact root cannot be read or written."""
+
+
+class LeaseLostError(BatchrunError):
+    """Another process drives the run by now; this one can write nothing more of it."""
 
 
 class ResultError(BatchrunError):

@@ -242,4 +242,3 @@ def _record_cancelled(store: RunStore, record: RunRecord) -> None:
     ended = record.heartbeat or time.time()
     if not store.end_abandoned(record, state=RunState.CANCELLED, ended=ended, rows_cancelled=left):
         raise UsageError(f"run {record.run_id} has just been resumed; cancel it again if that is meant")
-    store.clear_live(record.run_id)

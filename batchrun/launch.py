@@ -40,6 +40,7 @@ from batchrun.store.driver import driver_name, driving, is_driven
 from batchrun.store.recorder import FlushPolicy
 from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunRecord, RunStore
+from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
 
 __all__ = ["open_report", "resume_run", "run_pipeline", "settings_of"]
@@ -109,7 +110,7 @@ def run_pipeline(
         stack.callback(_discard_unless_recorded, store, run_id, folder)
         source, supply, executor = _prepare(run_id, pipe, data, folder, opener)
         stack.callback(supply.close)
-        store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
+        writer = store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
         watching = [*observers, *stack.enter_context(_displays(progress, executor))]
         session = _session(
             run_id,
@@ -118,6 +119,7 @@ def run_pipeline(
             source,
             folder,
             store,
+            writer,
             executor,
             settings,
             watching,
@@ -159,6 +161,7 @@ def resume_run(
         pipe = _pipeline_of(record, pipeline)
         folder = RunFolder(record.folder)
         source = Source.read(folder.source)
+        writer = store.take_over(record.run_id)
         settled = store.settled(record.run_id, solved=True)
         to_do = rows_to_do(source, folder, settled)
         source.check_unchanged(to_do)
@@ -175,6 +178,7 @@ def resume_run(
             source,
             folder,
             store,
+            writer,
             executor,
             settings,
             watching,
@@ -262,6 +266,7 @@ def _new_record(
         created=time.time(),
         driver=driver_name(),
         heartbeat=time.time(),
+        fence=1,
         split=str(pipeline.split),
         folder=folder.path,
         rows_in=source.rows,
@@ -289,6 +294,7 @@ def _session(
     source: Source,
     folder: RunFolder,
     store: RunStore,
+    writer: RunWriter,
     executor: Executor,
     settings: Settings,
     observers: Sequence[Observer],
@@ -310,6 +316,7 @@ def _session(
         source=source,
         folder=folder,
         store=store,
+        writer=writer,
         executor=executor,
         flush=FlushPolicy(run.flush_every, run.flush_bytes),
         settings=RunnerSettings(

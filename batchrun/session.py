@@ -38,6 +38,7 @@ from batchrun.store.driver import driver_name
 from batchrun.store.recorder import FlushPolicy, Recorder
 from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunStore
+from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
 
 __all__ = ["Session", "check_demands", "describe_stages"]
@@ -59,6 +60,7 @@ class Session:
     source: Source
     folder: RunFolder
     store: RunStore
+    writer: RunWriter
     executor: Executor
     flush: FlushPolicy
     settings: RunnerSettings
@@ -81,8 +83,7 @@ class Session:
         """
         started = time.time()
         runner = self._runner()
-        self.store.reopen(
-            self.run_id,
+        self.writer.reopen(
             state=RunState.RUNNING,
             started=started,
             ended=None,
@@ -137,7 +138,7 @@ class Session:
             forecast=self._forecaster(),
             scarcity=[sum(worker.threads for worker in workers) / number for number in slots],
         )
-        recorder = Recorder(self.store, self.run_id, self.folder, uuid.uuid4().hex[:8], self.flush)
+        recorder = Recorder(self.writer, self.folder, uuid.uuid4().hex[:8], self.flush)
         recorder.rows["rows_solved"] = plan.settled_rows
         return Runner(
             run_id=self.run_id,
@@ -231,8 +232,7 @@ class Session:
         rows = dict(runner.recorder.rows)
         rows["rows_cancelled"] = self.source.rows - rows["rows_solved"] - rows["rows_quarantined"]
         now = time.time()
-        self.store.update(self.run_id, state=state, ended=now, error=error, combined=combined, **rows)
-        self.store.clear_live(self.run_id)
+        self.writer.end(state=state, ended=now, error=error, combined=combined, **rows)
         if state is RunState.SUCCEEDED:
             files.remove_folder(self.folder.spool)
         files.remove_folder(self.folder.handoffs)

@@ -25,6 +25,7 @@ from batchrun.store.live import LiveState
 from batchrun.store.recorder import Recorder
 from batchrun.store.records import RunRecord, SettledChunk
 from batchrun.store.runs import RunStore
+from tests.writing import writer
 
 CHUNKS, ROWS = 40, 5
 STOPPED = range(0, CHUNKS, 5)
@@ -45,15 +46,15 @@ def stopped_run(folder: Path, *, mark: str = "", live: LiveState | None = None) 
     with RunStore(url) as store:
         store.create(_record(files, mark))
         _plan(files)
-        recorder = Recorder(store, "r1", files, "s1")
+        recorder = Recorder(writer(store, "r1"), files, "s1")
         for chunk in range(CHUNKS):
             if chunk not in CUT:
                 _settle(recorder, chunk, mark)
         _cut(recorder, mark)
         recorder.flush(chunks=CHUNKS + 4)
-        store.update("r1", rows_cancelled=0, **_state(live))
+        writer(store, "r1").update(rows_cancelled=0, **_state(live))
         if live is not None:
-            store.save_live("r1", live)
+            writer(store, "r1").save_live(live)
     with driving("r1") if live else nullcontext():
         return RunReport(url, "r1")
 

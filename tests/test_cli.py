@@ -27,6 +27,7 @@ from batchrun.outcome import Attempt, Outcome, RunState
 from batchrun.store.driver import driver_name, driving
 from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.runs import RunStore
+from tests.writing import writer
 
 STORE = "sqlite:///.batchrun/store.db"
 
@@ -48,6 +49,7 @@ MODULE = """\
 import time
 import pandas as pd
 from batchrun import Pipeline, RetryPolicy, Stage, by_rows, pipeline
+from tests.writing import writer
 
 @pipeline(split=by_rows(4))
 def double(chunk: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:
@@ -231,7 +233,7 @@ class TestLooking:
         assert run["driven"] is False
         with RunStore("sqlite:///.batchrun/store.db") as store:
             left = {"state": RunState.RUNNING, "ended": None, "driver": "elsewhere/1/1.0", "heartbeat": 0.0}
-            store.update(run["run"], **left)
+            writer(store, run["run"]).update(**left)
 
         assert [found["driven"] for found in batchrun("runs", "--json").document["runs"]] == [False]
         listed = batchrun("runs").out
@@ -295,7 +297,7 @@ def abandon(run: str) -> None:
     """Leave a run as a driver that was killed leaves it."""
     with RunStore(STORE) as store:
         left = {"state": RunState.RUNNING, "ended": None, "driver": "elsewhere/1/1.0", "heartbeat": 0.0}
-        store.update(run, **left, rows_quarantined=0)
+        writer(store, run).update(**left, rows_quarantined=0)
 
 
 @pytest.fixture
@@ -354,7 +356,7 @@ class TestLogs:
                 said = Attempt(
                     chunk, "double", 9, "w", Outcome.SUCCEEDED, 0.0, 1.0, log=f"node {chunk}\x1b[2J\n"
                 )
-                store.commit(run, [said], [])
+                writer(store, run).commit([said], [])
         return run
 
     def test_are_printed_below_a_line_that_says_whose_they_are(self, batchrun, run):
@@ -370,7 +372,7 @@ class TestLogs:
     def test_survive_a_terminal_that_cannot_show_them(self, run):
         with RunStore(STORE) as store:
             said = Attempt(0, "double", 9, "w", Outcome.SUCCEEDED, 0.0, 1.0, log="1 → 2\n")
-            store.commit(run, [said], [])
+            writer(store, run).commit([said], [])
 
         done = subprocess.run(
             [sys.executable, "-m", "batchrun", "logs", run, "0"],
@@ -466,14 +468,16 @@ class TestCancel:
     def test_that_is_not_done_in_time_says_what_is_still_going_on(self, project, submit):
         run = submit("work:double", "--json").document["run"]
         with RunStore(STORE) as store, driving(run):
-            store.update(run, state=RunState.RUNNING, ended=None, driver=driver_name())
-            store.save_live(run, LiveState(0.0, running=(RunningChunk(3, "double", 1, "w-0", 0.0, 4),)))
+            writer(store, run).update(state=RunState.RUNNING, ended=None, driver=driver_name())
+            writer(store, run).save_live(
+                LiveState(0.0, running=(RunningChunk(3, "double", 1, "w-0", 0.0, 4),))
+            )
 
             done = cancel_run(run, load_settings(), chunk=None, keep_best=True, patience=0.0)
 
             assert not done.cancelled
             assert done.message.startswith("asked, but not done after 0 s; the request stands: run ")
-            assert [request.keep_best for request in store.take_requests(run)] == [True]
+            assert [request.keep_best for request in writer(store, run).take_requests()] == [True]
 
 
 @pytest.mark.usefixtures("project")

@@ -16,6 +16,7 @@ from batchrun.store.driver import driver_name, driving
 from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.records import ChunkLog, RunRecord, SettledChunk, SettledChunks
 from batchrun.store.runs import RunStore
+from tests.writing import writer
 
 
 def live(chunk: int, text: str, attempt: int = 1) -> ChunkLog:
@@ -94,20 +95,22 @@ def store(here: Path) -> Iterator[RunStore]:
 
 def says(store: RunStore, text: str, chunk: int = 2) -> Callable[[], None]:
     running = RunningChunk(chunk, "solve", 1, "w-0", 0.0, 1, log=text)
-    return lambda: store.save_live("r", LiveState(0.0, running=(running,)))
+    return lambda: writer(store, "r").save_live(LiveState(0.0, running=(running,)))
 
 
 def settles(store: RunStore, text: str, chunk: int = 2) -> Callable[[], None]:
     def settle() -> None:
         attempt = Attempt(chunk, "solve", 1, "w-0", Outcome.SUCCEEDED, 0.0, 1.0, log=text)
-        store.commit("r", [attempt], SettledChunks.of([SettledChunk(chunk, Outcome.SUCCEEDED, 1, 1, 1.0)]))
-        store.save_live("r", LiveState(0.0))
+        writer(store, "r").commit(
+            [attempt], SettledChunks.of([SettledChunk(chunk, Outcome.SUCCEEDED, 1, 1, 1.0)])
+        )
+        writer(store, "r").save_live(LiveState(0.0))
 
     return settle
 
 
 def ends(store: RunStore) -> Callable[[], None]:
-    return lambda: store.update("r", state=RunState.SUCCEEDED)
+    return lambda: writer(store, "r").update(state=RunState.SUCCEEDED)
 
 
 def follow(store: RunStore, chunk: int | None, steps: list[Callable[[], None]]) -> list[str]:
@@ -131,7 +134,7 @@ def test_a_chunk_is_followed_until_it_is_cut(store: RunStore, here: Path):
     def cut() -> None:
         plan = {"start": [0, 2, 0, 1], "stop": [2, 4, 1, 2], "parent": [-1, -1, 0, 0]}
         write_table(pa.table(plan), RunFolder(str(here)).plan(0))
-        store.save_live("r", LiveState(0.0))
+        writer(store, "r").save_live(LiveState(0.0))
 
     written = follow(store, 0, [says(store, "a\n", chunk=0), cut])
 
@@ -153,6 +156,6 @@ def test_a_run_is_followed_until_it_ends(store: RunStore):
 def test_a_run_whose_driver_went_away_is_followed_no_longer(store: RunStore):
     gone = {"driver": "elsewhere/1/1.0", "heartbeat": 0.0}
 
-    written = follow(store, None, [says(store, "a\n"), lambda: store.update("r", **gone)])
+    written = follow(store, None, [says(store, "a\n"), lambda: writer(store, "r").update(**gone)])
 
     assert len(written) == 1

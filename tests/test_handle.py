@@ -22,6 +22,7 @@ from batchrun.launch import resume_run, run_pipeline
 from batchrun.outcome import Outcome, RunState
 from batchrun.retry import RetryPolicy
 from batchrun.store.runs import RunStore
+from tests.writing import writer
 
 STORE = "sqlite:///.batchrun/store.db"
 
@@ -58,7 +59,7 @@ def abandoned_run() -> str:
     report = run_pipeline(stage, table(), split=by_rows(1), cluster="inline", progress=False)
     with RunStore(STORE) as store:
         gone = {"state": RunState.RUNNING, "ended": None, "driver": "elsewhere/1/1.0", "heartbeat": 1_000.0}
-        store.update(report.run_id, **gone, started=990.0, rows_quarantined=0)
+        writer(store, report.run_id).update(**gone, started=990.0, rows_quarantined=0)
     return report.run_id
 
 

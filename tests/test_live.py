@@ -12,6 +12,7 @@ from batchrun import Outcome, RunState
 from batchrun.outcome import Attempt
 from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
 from batchrun.store.runs import ChunkLog, RunRecord, RunStore
+from tests.writing import writer
 
 RUNNING = RunningChunk(
     chunk=7,
@@ -53,8 +54,8 @@ def attempt(chunk: int, number: int = 1, log: str = "") -> Attempt:
 class TestTheLiveState:
     def test_is_read_back_as_it_was_told(self, store: RunStore):
         assert store.live("r") is None
-        store.save_live("r", LiveState(at=1.0))
-        store.save_live("r", STATE)
+        writer(store, "r").save_live(LiveState(at=1.0))
+        writer(store, "r").save_live(STATE)
 
         assert store.live("r") == STATE
         assert store.live("other") is None
@@ -63,16 +64,16 @@ class TestTheLiveState:
         assert replace(STATE, running=(*STATE.running, replace(RUNNING, attempt=3))).chunks == 2
 
     def test_is_forgotten_at_the_end_of_the_run(self, store: RunStore):
-        store.save_live("r", STATE)
-        store.save_live("other", STATE)
-        store.clear_live("r")
+        writer(store, "r").save_live(STATE)
+        writer(store, "other").save_live(STATE)
+        writer(store, "r").end()
 
         assert store.live("r") is None
         assert store.live("other") == STATE
 
     def test_that_a_killed_driver_left_is_forgotten_when_the_run_goes_on(self, store: RunStore):
-        store.save_live("r", STATE)
-        store.reopen("r", state=RunState.RUNNING)
+        writer(store, "r").save_live(STATE)
+        writer(store, "r").reopen(state=RunState.RUNNING)
 
         assert store.live("r") is None
 
@@ -115,49 +116,50 @@ class TestRequestsToCancel:
         store.request_cancel("r")
         store.request_cancel("other", chunk=1)
 
-        taken = store.take_requests("r")
+        taken = writer(store, "r").take_requests()
         assert [(asked.chunk, asked.keep_best) for asked in taken] == [(7, True), (None, False)]
         assert taken[0].created <= taken[1].created
-        assert store.take_requests("r") == []
-        assert [asked.chunk for asked in store.take_requests("other")] == [1]
+        assert writer(store, "r").take_requests() == []
+        assert [asked.chunk for asked in writer(store, "other").take_requests()] == [1]
 
     def test_from_another_process_are_seen(self, store: RunStore, tmp_path: Path):
-        assert store.take_requests("r") == []
+        assert writer(store, "r").take_requests() == []
         with RunStore(f"sqlite:///{tmp_path.as_posix()}/store.db") as other:
             other.request_cancel("r", chunk=2)
-        assert [asked.chunk for asked in store.take_requests("r")] == [2]
+        assert [asked.chunk for asked in writer(store, "r").take_requests()] == [2]
 
     def test_cost_one_look_where_there_is_none(self, store: RunStore):
         import sqlalchemy as sa
 
         statements: list[str] = []
+        mine = writer(store, "r")
         sa.event.listen(
             store._database.engine, "before_cursor_execute", lambda *seen: statements.append(seen[2])
         )
-        store.take_requests("r")
-        assert [statement.split()[0] for statement in statements] == ["SELECT"]
+        mine.take_requests()
+        assert [statement.split()[0] for statement in statements] == ["BEGIN", "SELECT"]
 
     def test_that_a_dead_driver_did_not_see_are_forgotten_when_the_run_goes_on(self, store: RunStore):
         store.request_cancel("r")
         store.request_cancel("other")
-        store.reopen("r", state=RunState.RUNNING)
+        writer(store, "r").reopen(state=RunState.RUNNING)
 
-        assert store.take_requests("r") == []
-        assert len(store.take_requests("other")) == 1
+        assert writer(store, "r").take_requests() == []
+        assert len(writer(store, "other").take_requests()) == 1
 
     def test_hold_for_a_run_that_was_queued_when_they_were_made(self, store: RunStore):
-        store.update("r", state=RunState.QUEUED)
+        writer(store, "r").update(state=RunState.QUEUED)
         store.request_cancel("r")
-        store.reopen("r", state=RunState.RUNNING)
+        writer(store, "r").reopen(state=RunState.RUNNING)
 
-        assert len(store.take_requests("r")) == 1
+        assert len(writer(store, "r").take_requests()) == 1
 
 
 class TestLogs:
     def test_are_those_that_were_recorded_then_those_of_what_runs_by_chunk(self, store: RunStore):
-        store.commit("r", [attempt(9, log="nine"), attempt(7, log="seven"), attempt(8)], [])
-        store.commit("r", [attempt(7, 3, log="later")], [])
-        store.save_live("r", STATE)
+        writer(store, "r").commit([attempt(9, log="nine"), attempt(7, log="seven"), attempt(8)], [])
+        writer(store, "r").commit([attempt(7, 3, log="later")], [])
+        writer(store, "r").save_live(STATE)
 
         assert store.logs("r") == [
             ChunkLog(7, "solve", 1, "seven"),
@@ -170,7 +172,7 @@ class TestLogs:
         assert store.logs("other") == []
 
     def test_of_an_attempt_that_just_ended_are_told_once(self, store: RunStore):
-        store.save_live("r", STATE)
-        store.commit("r", [attempt(7, 2, log="first\nsecond\nthird\n")], [])
+        writer(store, "r").save_live(STATE)
+        writer(store, "r").commit([attempt(7, 2, log="first\nsecond\nthird\n")], [])
 
         assert store.logs("r") == [ChunkLog(7, "solve", 2, "first\nsecond\nthird\n")]

@@ -15,10 +15,11 @@ from batchrun.store.artifacts import RunFolder
 from batchrun.store.live import LiveState
 from batchrun.store.recorder import FlushPolicy, Recorder
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
+from batchrun.store.writer import RunWriter
 
 
-class StoreThatFails(RunStore):
-    """A store whose next commits fail, as on a full disk."""
+class WriterThatFails(RunWriter):
+    """A writer whose next commits fail, as on a full disk."""
 
     failures = 0
 
@@ -31,7 +32,7 @@ class StoreThatFails(RunStore):
 
 @pytest.fixture
 def store(tmp_path):
-    with StoreThatFails(f"sqlite:///{tmp_path.as_posix()}/store.db") as store:
+    with RunStore(f"sqlite:///{tmp_path.as_posix()}/store.db") as store:
         store.create(
             RunRecord("r", "p", None, RunState.RUNNING, 0.0, "by_rows(2)", str(tmp_path / "r"), rows_in=8)
         )
@@ -39,7 +40,8 @@ def store(tmp_path):
 
 
 def recorder(store, tmp_path, **options) -> Recorder:
-    return Recorder(store, "r", RunFolder(str(tmp_path / "r")), "session", **options)
+    failing = WriterThatFails(store._database, "r", 0)
+    return Recorder(failing, RunFolder(str(tmp_path / "r")), "session", **options)
 
 
 def solve(recorder: Recorder, chunk: int) -> None:
@@ -71,7 +73,7 @@ def test_what_is_settled_can_be_read_back(store, tmp_path):
 def test_a_flush_that_failed_settles_nothing_and_the_next_one_settles_all(store, tmp_path):
     writer = recorder(store, tmp_path)
     solve(writer, 0)
-    store.failures = 1
+    writer.writer.failures = 1
 
     with pytest.raises(StoreError):
         writer.flush(chunks=4)
@@ -127,7 +129,7 @@ def test_rows_that_were_set_apart_lie_together_in_one_file_a_flush(store, tmp_pa
 def test_rows_that_were_set_apart_survive_a_flush_that_failed(store, tmp_path):
     writer = recorder(store, tmp_path)
     give_up(writer, 0, pa.table({"x": [0, 1]}))
-    store.failures = 1
+    writer.writer.failures = 1
     with pytest.raises(StoreError):
         writer.flush(chunks=2)
     assert writer.rows["rows_quarantined"] == 0

@@ -23,6 +23,7 @@ from batchrun.render.account import advice, headline
 from batchrun.render.excel import write_excel
 from batchrun.render.html import render_html
 from batchrun.store.runs import RunStore
+from tests.writing import writer
 
 ONCE = RetryPolicy(attempts=1)
 STORE = "sqlite:///.batchrun/store.db"
@@ -175,8 +176,7 @@ class TestAbandoned:
         now = time.time()
         with RunStore(STORE) as store:
             driver = f"elsewhere/{os.getpid()}/1.00"
-            store.update(
-                report.run_id,
+            writer(store, report.run_id).update(
                 state=RunState.RUNNING,
                 started=now - 100,
                 ended=None,
@@ -189,7 +189,7 @@ class TestAbandoned:
         assert left.abandoned
         assert not left.driven
         with RunStore(STORE) as store:
-            store.update(left.run_id, heartbeat=time.time())
+            writer(store, left.run_id).update(heartbeat=time.time())
         assert RunReport(STORE).driven
         assert not RunReport(STORE).abandoned
 
@@ -204,7 +204,7 @@ class TestAbandoned:
 
     def test_gives_no_such_advice_while_it_is_driven(self, left: RunReport):
         with RunStore(STORE) as store:
-            store.update(left.run_id, heartbeat=time.time())
+            writer(store, left.run_id).update(heartbeat=time.time())
         assert advice(RunReport(STORE)) == ""
 
 

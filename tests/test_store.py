@@ -16,12 +16,14 @@ import sqlalchemy as sa
 import batchrun.store
 from batchrun import Outcome, RunState
 from batchrun.data.refs import ResultRef, ResultRefs
-from batchrun.errors import RunNotFoundError, StoreError
+from batchrun.errors import LeaseLostError, RunNotFoundError, StoreError
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, SolvedAttempts
 from batchrun.store import schema
 from batchrun.store.live import LiveState
 from batchrun.store.records import RunCounts, SettledChunks
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
+from batchrun.store.writer import RunWriter
+from tests.writing import writer
 
 
 @pytest.fixture
@@ -57,8 +59,7 @@ def test_attempts_and_chunks_are_committed_together_and_read_back(url):
     error = ErrorRecord("OSError", "busy", "Traceback …", ("OSError",), "OSError at s.py:1")
     with RunStore(url) as store:
         store.create(record())
-        store.commit(
-            "delays-1",
+        writer(store, "delays-1").commit(
             [attempt(0), attempt(1, Outcome.FAILED, error)],
             SettledChunks.of(
                 [
@@ -79,8 +80,10 @@ def test_attempts_and_chunks_are_committed_together_and_read_back(url):
 def test_a_chunk_settled_again_replaces_its_record(url):
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [], SettledChunks.of([SettledChunk(0, Outcome.FAILED, 3, 0, 0.1)]))
-        store.commit("delays-1", [], SettledChunks.of([SettledChunk(0, Outcome.SUCCEEDED, 3, 3, 0.2)]))
+        writer(store, "delays-1").commit([], SettledChunks.of([SettledChunk(0, Outcome.FAILED, 3, 0, 0.1)]))
+        writer(store, "delays-1").commit(
+            [], SettledChunks.of([SettledChunk(0, Outcome.SUCCEEDED, 3, 3, 0.2)])
+        )
 
         assert [chunk.outcome for chunk in store.settled("delays-1")] == [Outcome.SUCCEEDED]
 
@@ -164,7 +167,9 @@ def test_a_store_of_the_second_version_is_brought_up_to_date_and_keeps_what_it_h
         assert store.incumbents("delays-1")["objective"].tolist() == [80.0]
         assert [log.text for log in store.logs("delays-1", 4)] == ["said"]
         assert store.live("delays-1") == LiveState(8.0, stopping=True)
-        assert [(asked.chunk, asked.keep_best) for asked in store.take_requests("delays-1")] == [(4, True)]
+        assert [(asked.chunk, asked.keep_best) for asked in writer(store, "delays-1").take_requests()] == [
+            (4, True)
+        ]
 
 
 class TestAStoreOfTheFirstVersion:
@@ -201,7 +206,7 @@ class TestAStoreOfTheFirstVersion:
 
     def test_takes_what_this_version_records(self, old: str):
         with RunStore(old) as store:
-            store.commit("delays-1", [replace(attempt(2), log="said")], NONE)
+            writer(store, "delays-1").commit([replace(attempt(2), log="said")], NONE)
             assert [log.text for log in store.logs("delays-1")] == ["said"]
 
     def test_is_brought_up_to_date_once_when_many_open_it(self, old: str):
@@ -282,7 +287,7 @@ def test_readers_read_while_the_writer_writes(url):
         reader = threading.Thread(target=read)
         reader.start()
         for number in range(50):
-            store.commit("delays-1", [attempt(number)], NONE)
+            writer(store, "delays-1").commit([attempt(number)], NONE)
         reader.join()
         assert problems == []
         assert len(store.attempts("delays-1")) == 50
@@ -301,7 +306,7 @@ def test_an_attempt_is_read_back_with_its_cause_what_followed_and_its_last_answe
     )
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [stopped, attempt(1)], NONE)
+        writer(store, "delays-1").commit([stopped, attempt(1)], NONE)
         attempts = store.attempts("delays-1")
 
     told = ["cause", "decision", "next_step", "objective", "bound", "gap"]
@@ -313,8 +318,8 @@ def test_an_attempt_is_read_back_with_its_cause_what_followed_and_its_last_answe
 def test_every_answer_that_was_published_is_read_back_by_chunk_and_time(url):
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [replace(attempt(3), incumbents=POINTS), attempt(1)], NONE)
-        store.commit("delays-1", [replace(attempt(2), incumbents=POINTS[:1])], NONE)
+        writer(store, "delays-1").commit([replace(attempt(3), incumbents=POINTS), attempt(1)], NONE)
+        writer(store, "delays-1").commit([replace(attempt(2), incumbents=POINTS[:1])], NONE)
 
         found = store.incumbents("delays-1")
         assert found["chunk"].tolist() == [2, 3, 3]
@@ -330,7 +335,7 @@ def test_a_chunk_is_read_back_with_its_objective_and_bound(url):
     kept = SettledChunk(0, Outcome.STOPPED_WITH_SOLUTION, 3, 1, 2.0, None, 80.0, 60.0)
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [], SettledChunks.of([kept]))
+        writer(store, "delays-1").commit([], SettledChunks.of([kept]))
 
         [read] = store.settled("delays-1")
         assert read == kept
@@ -341,7 +346,9 @@ def test_where_the_rows_of_a_chunk_lie_that_was_given_up_is_read_back(url):
     rows = ResultRef("/runs/quarantine/s/segment-000000.arrow", 0, 1, 3, 64)
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [], SettledChunks.of([SettledChunk(0, Outcome.TIMED_OUT, 3, 0, 2.0, rows)]))
+        writer(store, "delays-1").commit(
+            [], SettledChunks.of([SettledChunk(0, Outcome.TIMED_OUT, 3, 0, 2.0, rows)])
+        )
 
         [chunk] = store.settled("delays-1")
         assert chunk.result == rows
@@ -353,7 +360,7 @@ def test_text_that_no_database_takes_is_recorded_all_the_same(url):
     odd = replace(attempt(0, Outcome.FAILED, error), log="\udcff\0 €", next_step="\udcff")
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [odd], NONE)
+        writer(store, "delays-1").commit([odd], NONE)
 
         assert store.attempts("delays-1")["error"].tolist() == ["half ?"]
         assert [log.text for log in store.logs("delays-1")] == ["?\N{REPLACEMENT CHARACTER} €"]
@@ -367,11 +374,12 @@ def test_memory_is_told_by_attempts_that_took_all_they_need_newest_first(url):
         store.create(record("delays-1"))
         store.create(record("delays-2"))
         store.create(replace(record("other-1"), pipeline="other"))
-        store.commit("delays-1", [took(1, Outcome.SUCCEEDED, 10), took(2, Outcome.FAILED, 20)], NONE)
-        store.commit("other-1", [took(3, Outcome.SUCCEEDED, 30)], NONE)
-        store.commit("delays-2", [took(4, Outcome.OUT_OF_MEMORY, 40), took(5, Outcome.SUCCEEDED, None)], NONE)
-        store.commit(
-            "delays-2",
+        writer(store, "delays-1").commit([took(1, Outcome.SUCCEEDED, 10), took(2, Outcome.FAILED, 20)], NONE)
+        writer(store, "other-1").commit([took(3, Outcome.SUCCEEDED, 30)], NONE)
+        writer(store, "delays-2").commit(
+            [took(4, Outcome.OUT_OF_MEMORY, 40), took(5, Outcome.SUCCEEDED, None)], NONE
+        )
+        writer(store, "delays-2").commit(
             [took(6, Outcome.STOPPED_WITH_SOLUTION, 60), took(7, Outcome.SUCCEEDED, 70, "load")],
             NONE,
         )
@@ -389,9 +397,9 @@ def test_how_long_a_stage_takes_is_told_by_what_it_solved_in_all_runs(url, secon
     with RunStore(url) as store:
         for number, taken in enumerate(seconds):
             store.create(record(f"delays-{number}"))
-            store.commit(f"delays-{number}", [replace(attempt(0), seconds=taken)], NONE)
+            writer(store, f"delays-{number}").commit([replace(attempt(0), seconds=taken)], NONE)
         store.create(record("delays-failed"))
-        store.commit("delays-failed", [replace(attempt(0, Outcome.FAILED), seconds=99.0)], NONE)
+        writer(store, "delays-failed").commit([replace(attempt(0, Outcome.FAILED), seconds=99.0)], NONE)
 
         assert store.durations("delays").get("stage") == told
 
@@ -400,20 +408,21 @@ def test_an_attempt_without_log_or_answers_adds_nothing_to_what_is_written(url):
     statements: list[str] = []
     with RunStore(url) as store:
         store.create(record())
+        mine = writer(store, "delays-1")
         sa.event.listen(
             store._database.engine, "before_cursor_execute", lambda *seen: statements.append(seen[2])
         )
-        store.commit("delays-1", [attempt(0), attempt(1)], NONE)
+        mine.commit([attempt(0), attempt(1)], NONE)
 
-    assert [statement.split()[0] for statement in statements] == ["SELECT", "INSERT"]
-    assert "traceback" not in statements[1]
+    assert [statement.split()[0] for statement in statements] == ["BEGIN", "SELECT", "INSERT"]
+    assert "traceback" not in statements[2]
 
 
 def test_a_run_that_somebody_began_to_drive_meanwhile_is_not_ended_as_abandoned(url):
     with RunStore(url) as store:
         store.create(record("delays-1", driver="old/1/1", heartbeat=5.0))
         seen = store.find("delays-1")
-        store.update("delays-1", driver="new/2/2", heartbeat=9.0)
+        writer(store, "delays-1").update(driver="new/2/2", heartbeat=9.0)
 
         assert not store.end_abandoned(seen, state=RunState.CANCELLED)
         assert store.find("delays-1").state is seen.state
@@ -466,9 +475,9 @@ def test_a_pack_is_recorded_as_its_chunks_and_attempts_one_by_one_would_be(url):
     with RunStore(url) as store:
         store.create(record("one"))
         store.create(record("many"))
-        store.commit("many", [], packed(0, 4), [pack(0, 4)])
+        writer(store, "many").commit([], packed(0, 4), [pack(0, 4)])
         attempts = [replace(attempt(chunk), started=5.0 + chunk) for chunk in range(4)]
-        store.commit("one", attempts, SettledChunks.of(packed(0, 4)))
+        writer(store, "one").commit(attempts, SettledChunks.of(packed(0, 4)))
 
         pd.testing.assert_frame_equal(store.attempts("one"), store.attempts("many"))
         assert list(store.settled("one")) == list(store.settled("many"))
@@ -479,9 +488,9 @@ def test_a_commit_of_many_is_a_few_statements_whatever_their_number(url):
     with RunStore(url) as store:
         store.create(record())
         sent = statements_of(store)
-        store.commit("delays-1", [], packed(0, 3), [pack(0, 3)])
+        writer(store, "delays-1").commit([], packed(0, 3), [pack(0, 3)])
         few = len(sent)
-        store.commit("delays-1", [], packed(3, 3000), [pack(3, 3000)])
+        writer(store, "delays-1").commit([], packed(3, 3000), [pack(3, 3000)])
 
     assert len(sent) == 2 * few
     assert not any(statement.startswith("DELETE") for statement in sent)
@@ -491,10 +500,12 @@ def test_settled_chunks_are_read_by_what_is_asked_for(url):
     with RunStore(url) as store:
         store.create(record())
         store.create(record("delays-2"))
-        store.commit("delays-2", [], packed(0, 9))
+        writer(store, "delays-2").commit([], packed(0, 9))
         lost = SettledChunk(5, Outcome.FAILED, 3, 0, 0.1)
         kept = SettledChunk(6, Outcome.STOPPED_WITH_SOLUTION, 3, 0, 0.1)
-        store.commit("delays-1", [], SettledChunks.joined([packed(0, 5), SettledChunks.of([lost, kept])]))
+        writer(store, "delays-1").commit(
+            [], SettledChunks.joined([packed(0, 5), SettledChunks.of([lost, kept])])
+        )
 
         assert store.settled("delays-1").chunks.tolist() == [0, 1, 2, 3, 4, 5, 6]
         assert store.settled("delays-1", solved=True).chunks.tolist() == [0, 1, 2, 3, 4, 6]
@@ -516,7 +527,7 @@ def test_only_chunks_without_a_result_tell_how_often_they_were_tried(url):
     with RunStore(url) as store:
         store.create(record())
         tries = [attempt(7, Outcome.FAILED), replace(attempt(7, Outcome.FAILED), attempt=2), attempt(9)]
-        store.commit("delays-1", tries, packed(0, 5), [pack(0, 5)])
+        writer(store, "delays-1").commit(tries, packed(0, 5), [pack(0, 5)])
 
         assert store.tries("delays-1") == {(7, "stage"): 2, (9, "stage"): 1}
 
@@ -526,8 +537,8 @@ def test_outcomes_are_counted(url):
         store.create(record())
         gaps = [SettledChunk(n, Outcome.STOPPED_WITH_SOLUTION, 3, 0, 0.1, None, 10.0, n) for n in (7, 8)]
         failed = [attempt(20, Outcome.FAILED), attempt(20, Outcome.FAILED), attempt(21, Outcome.TIMED_OUT)]
-        store.commit("delays-1", failed, SettledChunks.joined([packed(0, 5), SettledChunks.of(gaps)]))
-        store.commit("delays-1", [], NONE, [pack(0, 5)])
+        writer(store, "delays-1").commit(failed, SettledChunks.joined([packed(0, 5), SettledChunks.of(gaps)]))
+        writer(store, "delays-1").commit([], NONE, [pack(0, 5)])
         counts = store.counts("delays-1")
 
         assert counts.chunks == {Outcome.SUCCEEDED: 5, Outcome.STOPPED_WITH_SOLUTION: 2}
@@ -540,7 +551,7 @@ def test_figures_of_a_stage_are_over_all_its_attempts(url):
     with RunStore(url) as store:
         store.create(record())
         failed = replace(attempt(9, Outcome.FAILED), seconds=4.0, worker="w2", peak_memory=70)
-        store.commit("delays-1", [failed], NONE, [pack(0, 4, seconds=1.0)])
+        writer(store, "delays-1").commit([failed], NONE, [pack(0, 4, seconds=1.0)])
         [figures] = store.figures("delays-1")
 
     assert (figures.attempts, figures.failed, figures.seconds) == (5, 1, 8.0)
@@ -554,7 +565,7 @@ def test_attempts_of_one_chunk_or_those_that_failed_are_read_alone(url):
     error = ErrorRecord("OSError", "busy", "Traceback …", ("OSError",), "OSError at s.py:1")
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [attempt(2, Outcome.FAILED, error)], NONE, [pack(0, 4)])
+        writer(store, "delays-1").commit([attempt(2, Outcome.FAILED, error)], NONE, [pack(0, 4)])
 
         assert store.attempts("delays-1", chunks=[2])["outcome"].tolist() == ["failed", "succeeded"]
         assert store.attempts("delays-1", unsolved=True)["error"].tolist() == ["busy"]
@@ -568,9 +579,9 @@ class TestHistory:
             for number in (1, 2):
                 store.create(record(f"delays-{number}", created=number))
                 taken = [pack(0, 2, seconds=number, keys=number == 2)]
-                store.commit(f"delays-{number}", [attempt(9, Outcome.FAILED)], NONE, taken)
+                writer(store, f"delays-{number}").commit([attempt(9, Outcome.FAILED)], NONE, taken)
             store.create(replace(record("other-1"), pipeline="other"))
-            store.commit("other-1", [], NONE, [pack(0, 2)])
+            writer(store, "other-1").commit([], NONE, [pack(0, 2)])
             history = store.history("delays")
 
         assert list(history) == ["stage"]
@@ -582,8 +593,8 @@ class TestHistory:
         with RunStore(url) as store:
             store.create(record("delays-1", created=1.0))
             store.create(record("delays-2", created=2.0))
-            store.commit("delays-1", [], NONE, [pack(0, 10, seconds=9.0)])
-            store.commit("delays-2", [], NONE, [pack(0, 1000, keys=True)])
+            writer(store, "delays-1").commit([], NONE, [pack(0, 10, seconds=9.0)])
+            writer(store, "delays-2").commit([], NONE, [pack(0, 1000, keys=True)])
             history = store.history("delays", limit=100)["stage"]
 
             assert sorted(history.keys.tolist()) == list(range(1000, 2000, 10))
@@ -594,7 +605,7 @@ class TestHistory:
         with RunStore(url) as store:
             store.create(record())
             odd = pack(0, 400)
-            store.commit("delays-1", [], NONE, [replace(odd, chunks=2 * odd.chunks + 1)])
+            writer(store, "delays-1").commit([], NONE, [replace(odd, chunks=2 * odd.chunks + 1)])
 
             assert len(store.history("delays", limit=200)["stage"]) == 200
 
@@ -617,7 +628,7 @@ ONE_CHUNK = {
 def test_a_look_at_one_chunk_reads_no_others(url, look):
     with RunStore(url) as store:
         store.create(record())
-        store.commit("delays-1", [attempt(7)], packed(0, 50), [pack(0, 50)])
+        writer(store, "delays-1").commit([attempt(7)], packed(0, 50), [pack(0, 50)])
         sent: list[tuple[str, tuple[object, ...]]] = []
         engine = store._database.engine
         sa.event.listen(engine, "before_cursor_execute", lambda *seen: sent.append((seen[2], seen[3])))
@@ -637,7 +648,7 @@ def test_two_hundred_thousand_chunks_are_few_bytes_and_read_as_columns(url, tmp_
         store.create(record(chunks=total))
         for first in range(0, total, group):
             path = f"/home/somebody/project/runs/delays-1/segments/segment-{first:06d}.arrow"
-            store.commit("delays-1", [], packed(first, group, path), [pack(first, group)])
+            writer(store, "delays-1").commit([], packed(first, group, path), [pack(first, group)])
         settled = store.settled("delays-1")
 
         assert settled.chunks.tolist() == list(range(total))
@@ -648,3 +659,33 @@ def test_two_hundred_thousand_chunks_are_few_bytes_and_read_as_columns(url, tmp_
         with store._database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     assert (tmp_path / "deep" / "store.db").stat().st_size < 160 * total
+
+
+class TestFencing:
+    def test_who_drove_a_run_before_can_write_nothing_more_of_it(self, url):
+        with RunStore(url) as store:
+            before = store.create(record())
+            after = store.take_over("delays-1")
+
+            for write in (
+                lambda: before.update(rows_solved=1),
+                lambda: before.commit([attempt(0)], NONE),
+                lambda: before.save_live(LiveState(1.0)),
+                lambda: before.reopen(state=RunState.RUNNING),
+                lambda: before.end(state=RunState.FAILED),
+            ):
+                with pytest.raises(LeaseLostError, match="taken over by another process"):
+                    write()
+            after.commit([attempt(1)], NONE)
+
+            assert store.attempts("delays-1")["chunk"].tolist() == [1]
+            assert store.find("delays-1").state is record().state
+
+    def test_each_takeover_has_a_higher_fence(self, url):
+        with RunStore(url) as store:
+            store.create(record())
+            assert [store.take_over("delays-1").fence for _ in range(3)] == [1, 2, 3]
+
+    def test_a_run_that_was_removed_cannot_be_written(self, url):
+        with RunStore(url) as store, pytest.raises(RunNotFoundError, match="no longer in the store"):
+            RunWriter(store._database, "delays-9", 1).update(rows_solved=1)

@@ -20,6 +20,7 @@ from batchrun.store.artifacts import RunFolder
 from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.recorder import Recorder
 from batchrun.store.runs import RunRecord, RunStore, SettledChunk
+from tests.writing import writer
 
 TABLE = pd.DataFrame({"x": range(8), "name": list("abcdefgh")}, index=range(100, 900, 100))
 BAD = ErrorRecord("ValueError", "no", "Traceback: no", ("ValueError",), "ValueError at s.py:1")
@@ -64,7 +65,7 @@ def run(here: Path):
     with RunStore(url) as store:
         state = RunState.PARTIAL
         store.create(RunRecord("r", "p", None, state, 0.0, "by_rows(4)", folder.path, rows_in=8, ended=1.0))
-        yield Recorded(store, Recorder(store, "r", folder, "session"), url)
+        yield Recorded(store, Recorder(writer(store, "r"), folder, "session"), url)
 
 
 def rows(first: int, last: int) -> pd.DataFrame:
@@ -110,7 +111,7 @@ def test_each_chunk_says_what_it_is_a_part_of_and_what_became_of_it(run: Recorde
 
 
 def test_what_is_not_settled_is_pending_while_the_run_goes_on(run: Recorded):
-    run.store.update("r", state=RunState.RUNNING, ended=None)
+    writer(run.store, "r").update(state=RunState.RUNNING, ended=None)
     assert run.report().chunks["outcome"].tolist() == [
         "pending",
         "cut",
@@ -230,7 +231,7 @@ def test_how_a_run_is_doing_is_in_its_report_while_it_is_driven(
     run: Recorded, monkeypatch: pytest.MonkeyPatch
 ):
     state = LiveState(1.0, (RunningChunk(3, "solve", 1, "w", 0.0, rows=2),))
-    run.store.save_live("r", state)
+    writer(run.store, "r").save_live(state)
     assert run.report().live is None
 
     driven: Callable[[RunRecord], bool] = lambda _: True  # noqa: E731
@@ -239,7 +240,7 @@ def test_how_a_run_is_doing_is_in_its_report_while_it_is_driven(
 
 
 def test_the_report_says_why_a_chunk_stands_where_it_stands(run: Recorded):
-    run.store.update("r", stages=[{"name": "solve", "memory": 0, "resources": {}, "leg": 0}])
+    writer(run.store, "r").update(stages=[{"name": "solve", "memory": 0, "resources": {}, "leg": 0}])
     run.given_up(4, rows(4, 5))
     report = run.report()
 
@@ -256,7 +257,7 @@ def test_outcomes_are_counted_as_the_table_of_chunks_has_them(run: Recorded):
     run.recorder.cancelled(SettledChunk(3, Outcome.CANCELLED, 2, 0, 0.0))
 
     for state, left in ((RunState.PARTIAL, "cancelled"), (RunState.RUNNING, "pending")):
-        run.store.update("r", state=state)
+        writer(run.store, "r").update(state=state)
         report = run.report()
         assert report.outcomes == report.chunks["outcome"].value_counts().to_dict()
         assert report.outcomes_of(0) == ["stopped_with_solution"]
@@ -277,7 +278,7 @@ def _noting(whole: Callable[..., object], asked: list[dict[str, object]]) -> Cal
 def test_figures_why_and_failures_read_no_whole_tables_of_the_run(
     run: Recorded, monkeypatch: pytest.MonkeyPatch
 ):
-    run.store.update("r", stages=[{"name": "solve", "memory": 0, "resources": {}, "leg": 0}])
+    writer(run.store, "r").update(stages=[{"name": "solve", "memory": 0, "resources": {}, "leg": 0}])
     run.solved(0, rows(0, 4))
     run.given_up(4, rows(4, 5))
     report = run.report()

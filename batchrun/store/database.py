@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from batchrun.store import schema
 
 __all__ = ["Database"]
 
+_CLOCK = sa.text("SELECT extract(epoch FROM clock_timestamp())")
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _VERSION = sa.text("SELECT version_num FROM alembic_version")
 
 
@@ -35,6 +39,27 @@ class Database:
         with _translated(self._place):
             self.engine = _engine_of(self._absolute())
             self._migrate()
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """The same for one that will write: it waits for its turn at once, so what it reads first is still
+        true when it writes."""
+        with _translated(self._place), self.engine.connect() as connection:
+            connection.execution_options(batchrun_writes=True)
+            with connection.begin():
+                yield connection
+
+    def now(self, connection: sa.Connection) -> float:
+        """Seconds since the epoch on a clock that all who use the store share."""
+        if self._is_sqlite:
+            return time.time()
+        return float(connection.execute(_CLOCK).scalar_one())
+
+    def serialize(self, connection: sa.Connection, what: str) -> None:
+        """Wait until no other transaction that asked for *what* goes on; until this one ends, none begins."""
+        if not self._is_sqlite:  # there is one writer at a time anyway
+            key = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+            connection.execute(_LOCK, {"key": key})
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[sa.Connection]:
@@ -74,12 +99,9 @@ class Database:
         config.set_main_option(
             "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
         )
-        with self.engine.begin() as connection:
-            if self._is_sqlite:
-                # Otherwise each statement is a transaction of its own, and two processes do the same work.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-                if self._is_current(connection):
-                    return
+        with self.write() as connection:  # one at a time, so that two processes do not do the same work
+            if self._is_current(connection):
+                return
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
@@ -105,17 +127,24 @@ def _engine_of(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url)
     if url.get_backend_name() == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     """Let readers and the writer work side by side, and wait for each other instead of failing."""
+    connection.isolation_level = None  # transactions begin where we say, and hold reads too
     cursor = connection.cursor()
     cursor.execute("PRAGMA busy_timeout = 30000")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("batchrun_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 @contextlib.contextmanager

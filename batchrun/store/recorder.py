@@ -17,7 +17,7 @@ from batchrun.store.artifacts import RunFolder
 from batchrun.store.live import LiveState
 from batchrun.store.records import SettledChunk, SettledChunks
 from batchrun.store.requests import CancelRequest
-from batchrun.store.runs import RunStore
+from batchrun.store.writer import RunWriter
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,8 +51,7 @@ class Recorder:
     transaction.
     """
 
-    store: RunStore
-    run_id: str
+    writer: RunWriter
     folder: RunFolder
     session: str
     """A token of this session of the run; segments of different sessions never meet."""
@@ -149,8 +148,8 @@ class Recorder:
             "rows_solved": self.rows["rows_solved"] + int(settled.rows[settled.solved].sum()),
             "rows_quarantined": self.rows["rows_quarantined"] + int(settled.rows[settled.given_up].sum()),
         }
-        self.store.commit(
-            self.run_id, self._attempts, settled, self._solved, heartbeat=time.time(), chunks=chunks, **rows
+        self.writer.commit(
+            self._attempts, settled, self._solved, heartbeat=time.time(), chunks=chunks, **rows
         )
         self.rows, keys = rows, self._keys
         self._attempts, self._solved, self._settled, self._together = [], [], [], []
@@ -161,7 +160,7 @@ class Recorder:
         """Say every few seconds that the run's driver is at work."""
         if self.clock() - self._beaten >= HEARTBEAT_SECONDS:
             self._beaten = self.clock()
-            self.store.update(self.run_id, heartbeat=time.time())
+            self.writer.update(heartbeat=time.time())
 
     def requests(self, every: float = 0.25) -> list[CancelRequest]:
         """What others asked of the run since the last call; looks at most every so many seconds."""
@@ -169,14 +168,14 @@ class Recorder:
         if self._asked is not None and now - self._asked < every:
             return []
         self._asked = now
-        return list(self.store.take_requests(self.run_id))
+        return list(self.writer.take_requests())
 
     def live(self, state: Callable[[], LiveState], every: float = 1.0) -> None:
         """Tell other processes how the run is doing; *state* is called at most every so many seconds."""
         now = self.clock()
         if now - self._told >= every:
             self._told = now
-            self.store.save_live(self.run_id, state())
+            self.writer.save_live(state())
 
     def _touch(self, number: int = 1) -> None:
         self._number += number

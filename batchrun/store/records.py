@@ -48,6 +48,8 @@ class RunRecord:
     """When its driver was last known to be at work."""
     driver: str | None = None
     """The process that drives it: host, process id, start time of the process."""
+    fence: int = 0
+    """How often processes began to drive it; only the latest of them may write it."""
     params: dict[str, Any] = field(default_factory=dict)
     """All parameters, as JSON values."""
     settings: list[dict[str, str]] = field(default_factory=list)

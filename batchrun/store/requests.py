@@ -33,8 +33,15 @@ def ask(connection: sa.Connection, run_id: str, *, chunk: int | None, keep_best:
     )
 
 
+def are_there(connection: sa.Connection, run_id: str) -> bool:
+    """Whether there are requests that nobody took yet."""
+    table = schema.requests
+    query = sa.select(table.c.id).where(schema.of_run(table, run_id), table.c.taken.is_(None)).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def take(connection: sa.Connection, run_id: str) -> list[CancelRequest]:
-    """The requests that nobody took yet, oldest first; each is given once. One look if there is none."""
+    """The requests that nobody took yet, oldest first; each is given once."""
     table = schema.requests
     query = sa.select(table).where(schema.of_run(table, run_id), table.c.taken.is_(None)).order_by(table.c.id)
     rows = connection.execute(query).all()

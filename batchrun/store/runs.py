@@ -7,16 +7,15 @@ cancel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from batchrun.errors import RunNotFoundError, near_miss
-from batchrun.outcome import Attempt, Outcome, RunState, SolvedAttempts
+from batchrun.outcome import RunState
 from batchrun.store import attempts as attempts_of
 from batchrun.store import chunks as chunks_of
-from batchrun.store import commit, history, live, requests, rows, schema
+from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
 from batchrun.store.live import LiveState
 from batchrun.store.records import (
@@ -27,7 +26,7 @@ from batchrun.store.records import (
     SettledChunks,
     StageFigures,
 )
-from batchrun.store.requests import CancelRequest
+from batchrun.store.writer import RunWriter, take_over
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,19 +59,18 @@ class RunStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Writing: only the driver of a run does this.
+    # Writing: only the driver of a run does this, with the writer that it gets here.
 
-    def create(self, record: RunRecord) -> None:
-        """Record a new run."""
-        with self._begin() as connection:
+    def create(self, record: RunRecord) -> RunWriter:
+        """Record a new run; what is returned may write it."""
+        with self._database.write() as connection:
             connection.execute(schema.runs.insert().values(**rows.run_row(record)))
+        return RunWriter(self._database, record.run_id, record.fence)
 
-    def update(self, run_id: str, **changes: Any) -> None:
-        """Change fields of a run; names are those of RunRecord."""
-        if "error" in changes and changes["error"] is not None:
-            changes["error"] = asdict(changes["error"])
-        with self._begin() as connection:
-            connection.execute(schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes))
+    def take_over(self, run_id: str) -> RunWriter:
+        """Begin to drive a run: what is returned may write it, and whoever wrote it before may not."""
+        with self._database.write() as connection:
+            return RunWriter(self._database, run_id, take_over(connection, run_id))
 
     def end_abandoned(self, record: RunRecord, **changes: Any) -> bool:
         """Change fields of a run that nothing drives, unless somebody began to drive it since *record* was
@@ -81,78 +79,14 @@ class RunStore:
         untouched = sa.and_(
             runs.c.run_id == record.run_id,
             runs.c.state == record.state.value,
-            runs.c.driver.is_not_distinct_from(record.driver),
+            runs.c.fence == record.fence,
             runs.c.heartbeat.is_not_distinct_from(record.heartbeat),
         )
-        with self._begin() as connection:
+        with self._database.write() as connection:
             done = connection.execute(runs.update().where(untouched).values(**changes))
+            if done.rowcount:
+                live.clear(connection, record.run_id)
             return bool(done.rowcount)
-
-    def reopen(self, run_id: str, **changes: Any) -> None:
-        """Begin a session: chunks without a result are no longer settled, and fields of the run change.
-
-        Their attempts and logs stay on record. What an earlier session left behind, its live state and
-        requests that it did not see, is forgotten; of a run that begins for the first time they are kept.
-        """
-        runs, chunks = schema.runs, schema.chunks
-        solved = [outcome.value for outcome in Outcome if outcome.solved]
-        with self._begin() as connection:
-            state = connection.execute(sa.select(runs.c.state).where(runs.c.run_id == run_id)).scalar()
-            if state != RunState.QUEUED.value:
-                requests.discard(connection, run_id)
-            live.clear(connection, run_id)
-            connection.execute(
-                chunks.delete().where(
-                    schema.of_run(chunks, run_id),
-                    chunks.c.outcome.not_in(solved),
-                )
-            )
-            connection.execute(runs.update().where(runs.c.run_id == run_id).values(**changes))
-
-    def commit(
-        self,
-        run_id: str,
-        attempts: Sequence[Attempt],
-        settled: SettledChunks,
-        solved: Sequence[SolvedAttempts] = (),
-        **changes: Any,
-    ) -> None:
-        """Record attempts with their logs and settled chunks, and change fields of the run, in one
-        transaction.
-
-        Args:
-            run_id: The run's whole id.
-            attempts: Attempts one by one.
-            settled: Chunks that have their outcome; each replaces what was recorded of it before.
-            solved: Attempts as columns, of which there is nothing to tell.
-            changes: Fields of the run, by the names of RunRecord.
-        """
-        with self._begin() as connection:
-            run = connection.execute(sa.select(schema.number_of(run_id))).scalar_one()
-            commit.insert_attempts(connection, run, attempts)
-            commit.insert_logs(connection, run, attempts)
-            for columns in solved:
-                commit.insert_solved(connection, run, columns)
-            commit.upsert_chunks(connection, run, settled)
-            if changes:
-                connection.execute(
-                    schema.runs.update().where(schema.runs.c.run_id == run_id).values(**changes)
-                )
-
-    def take_requests(self, run_id: str) -> Sequence[CancelRequest]:
-        """Requests to cancel that were not given before, oldest first."""
-        with self._begin() as connection:
-            return requests.take(connection, run_id)
-
-    def save_live(self, run_id: str, state: LiveState) -> None:
-        """Tell how the run is doing, in place of what was told before."""
-        with self._begin() as connection:
-            live.save(connection, run_id, state)
-
-    def clear_live(self, run_id: str) -> None:
-        """Forget how the run was doing, at its end."""
-        with self._begin() as connection:
-            live.clear(connection, run_id)
 
     # Asking: everybody may.
 
@@ -164,7 +98,7 @@ class RunStore:
             chunk: The chunk's number; None for the run.
             keep_best: Whether the best answer so far counts as the result of a solve that is stopped.
         """
-        with self._begin() as connection:
+        with self._database.write() as connection:
             requests.ask(connection, run_id, chunk=chunk, keep_best=keep_best)
 
     # Reading.

@@ -16,6 +16,7 @@ from batchrun.store.records import RunRecord, SettledChunks
 from batchrun.store.runs import RunStore
 from tests.benchmarks.arena import Arena
 from tests.benchmarks.contest import Figure, Record, Target, compete
+from tests.writing import writer
 
 GROUP = 10_000
 PACK = 500
@@ -62,7 +63,7 @@ def _by_store(path: Path, groups: list[tuple[list[SolvedAttempts], SettledChunks
         run = RunRecord("run", "p", None, RunState.RUNNING, time.time(), "by_rows(1)", str(path.parent), 0)
         store.create(run)
         for attempts, settled in groups:
-            store.commit("run", [], settled, attempts, heartbeat=time.time())
+            writer(store, "run").commit([], settled, attempts, heartbeat=time.time())
         counts = store.counts("run")
     total = sum(len(settled) for _, settled in groups)
     assert sum(counts.attempts.values()) == sum(counts.chunks.values()) == total

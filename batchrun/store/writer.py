@@ -1,0 +1,142 @@
+"""Writing a run: by the one process that drives it, as long as no other has taken the run over."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from batchrun.errors import LeaseLostError, RunNotFoundError
+from batchrun.outcome import Attempt, Outcome, RunState, SolvedAttempts
+from batchrun.store import commit, live, requests, schema
+from batchrun.store.live import LiveState
+from batchrun.store.requests import CancelRequest
+
+if TYPE_CHECKING:
+    from batchrun.store.database import Database
+    from batchrun.store.records import SettledChunks
+
+__all__ = ["RunWriter"]
+
+
+class RunWriter:
+    """The right to write one run.
+
+    Each process that begins to drive a run gets a number one higher than the last one, the run's fence.
+    A writer with an older one is refused, in the transaction in which it would have written, so a process
+    that was stopped for an hour and then goes on can change nothing. (M. Kleppmann, How to do distributed
+    locking, 2016, calls such numbers fencing tokens.)
+
+    Every method raises LeaseLostError once another process has taken the run over.
+    """
+
+    def __init__(self, database: Database, run_id: str, fence: int) -> None:
+        self._database = database
+        self.run_id = run_id
+        """The run's whole id."""
+        self.fence = fence
+        """The number that this writer was given."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[tuple[sa.Connection, int]]:
+        """A connection that may write the run until the end of the context, and the run's number."""
+        with self._database.write() as connection:
+            yield connection, self._check(connection)
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the run; names are those of RunRecord."""
+        with self.transaction() as (connection, run):
+            _update(connection, run, changes)
+
+    def reopen(self, **changes: Any) -> None:
+        """Begin a session: chunks without a result are no longer settled, and fields of the run change.
+
+        Their attempts and logs stay on record. What an earlier session left behind, its live state and
+        requests that it did not see, is forgotten; of a run that begins for the first time they are kept.
+        """
+        chunks = schema.chunks
+        solved = [outcome.value for outcome in Outcome if outcome.solved]
+        with self.transaction() as (connection, run):
+            state = connection.execute(sa.select(schema.runs.c.state).where(schema.runs.c.number == run))
+            if state.scalar() != RunState.QUEUED.value:
+                requests.discard(connection, self.run_id)
+            live.clear(connection, self.run_id)
+            connection.execute(chunks.delete().where(chunks.c.run == run, chunks.c.outcome.not_in(solved)))
+            _update(connection, run, changes)
+
+    def commit(
+        self,
+        attempts: Sequence[Attempt],
+        settled: SettledChunks,
+        solved: Sequence[SolvedAttempts] = (),
+        **changes: Any,
+    ) -> None:
+        """Record attempts with their logs and settled chunks, and change fields of the run, in one
+        transaction.
+
+        Args:
+            attempts: Attempts one by one.
+            settled: Chunks that have their outcome; each replaces what was recorded of it before.
+            solved: Attempts as columns, of which there is nothing to tell.
+            changes: Fields of the run, by the names of RunRecord.
+        """
+        with self.transaction() as (connection, run):
+            commit.insert_attempts(connection, run, attempts)
+            commit.insert_logs(connection, run, attempts)
+            for columns in solved:
+                commit.insert_solved(connection, run, columns)
+            commit.upsert_chunks(connection, run, settled)
+            _update(connection, run, changes)
+
+    def take_requests(self) -> Sequence[CancelRequest]:
+        """Requests to cancel that were not given before, oldest first."""
+        with self._database.begin() as connection:
+            if not requests.are_there(connection, self.run_id):
+                return []
+        with self.transaction() as (connection, _):
+            return requests.take(connection, self.run_id)
+
+    def save_live(self, state: LiveState) -> None:
+        """Tell how the run is doing, in place of what was told before."""
+        with self.transaction() as (connection, _):
+            live.save(connection, self.run_id, state)
+
+    def end(self, **changes: Any) -> None:
+        """Change fields of the run at its end, and forget how it was doing."""
+        with self.transaction() as (connection, run):
+            _update(connection, run, changes)
+            live.clear(connection, self.run_id)
+
+    def _check(self, connection: sa.Connection) -> int:
+        """The run's number; nobody else can take the run over until the transaction ends."""
+        runs = schema.runs
+        query = sa.select(runs.c.number, runs.c.fence).where(runs.c.run_id == self.run_id).with_for_update()
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise RunNotFoundError(f"run {self.run_id} is no longer in the store; somebody removed it")
+        if row.fence != self.fence:
+            raise LeaseLostError(
+                f"run {self.run_id} was taken over by another process, since this one was silent for too "
+                "long; it goes on there, and nothing more is written from here"
+            )
+        number: int = row.number
+        return number
+
+
+def take_over(connection: sa.Connection, run_id: str) -> int:
+    """Let nobody who has written the run so far write it any more; returns the new fence."""
+    runs = schema.runs
+    changed = runs.update().where(runs.c.run_id == run_id).values(fence=runs.c.fence + 1)
+    connection.execute(changed)
+    fence: int = connection.execute(sa.select(runs.c.fence).where(runs.c.run_id == run_id)).scalar_one()
+    return fence
+
+
+def _update(connection: sa.Connection, run: int, changes: dict[str, Any]) -> None:
+    if changes.get("error") is not None:
+        changes = {**changes, "error": asdict(changes["error"])}
+    if changes:
+        connection.execute(schema.runs.update().where(schema.runs.c.number == run).values(**changes))
