@@ -15,7 +15,6 @@ from batchrun.launch import run_pipeline, settings_of
 from batchrun.outcome import RunState
 from batchrun.plan import read_plan
 from batchrun.report import RunReport
-from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import is_driven
 from batchrun.store.runs import RunRecord, RunStore
 
@@ -172,7 +171,7 @@ class RunHandle:
             return store.find(self.run_id)
 
     def _check_chunk(self, store: RunStore, record: RunRecord, chunk: int) -> None:
-        total = len(read_plan(RunFolder(record.folder)))
+        total = len(read_plan(record.files))
         if not 0 <= chunk < total:
             known = f"its chunks are 0 to {total - 1:,} so far" if total else "none was cut so far"
             raise UsageError(f"run {self.run_id} has no chunk {chunk}; {known}")

@@ -159,7 +159,7 @@ def resume_run(
         if record.state is RunState.SUCCEEDED:
             return RunReport(settings.store_url, record.run_id)
         pipe = _pipeline_of(record, pipeline)
-        folder = RunFolder(record.folder)
+        folder = record.files
         source = Source.read(folder.source)
         writer = store.take_over(record.run_id)
         settled = store.settled(record.run_id, solved=True)

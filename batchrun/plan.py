@@ -7,7 +7,8 @@ parts; first rows always tell the order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,7 @@ class Plan:
         forecast: What chunks may well take at each leg, in seconds, from their keys and rows; None for a leg
             where that is not known.
         scarcity: How many times as many slots there are as slots for each leg; 1 for every leg by default.
+        fence: That of the driver. What an earlier one may still write is not read, see ``read_plan``.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Plan:
         settled: Integers | None = None,
         forecast: Forecaster | None = None,
         scarcity: Sequence[float] = (),
+        fence: int = 0,
     ) -> None:
         self._source = source
         self._split = split
@@ -113,6 +116,7 @@ class Plan:
             if isinstance(split, ByRows) and split.rows == "auto"
             else None
         )
+        self._fence = fence
         self._chunks = read_plan(folder)
         self._settled_rows = int((self._chunks.stops - self._chunks.starts)[self._settled].sum())
         self._learn_keys()
@@ -123,6 +127,8 @@ class Plan:
         self._measured = 0
         self._order: Integers = self._longest_first(0)
         self._given = 0
+        if fence > 1 and self._chunks.waves:
+            self._write(ChunkPlan(np.zeros(0, np.int64), np.zeros(0, np.int64)))
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -307,7 +313,7 @@ class Plan:
         table = pa.table({"start": wave.starts, "stop": wave.stops})
         if parents is not None:
             table = table.append_column("parent", pa.array(parents))
-        write_table(table, self._folder.plan(self._chunks.waves))
+        write_table(table, self._folder.plan(self._chunks.waves, self._fence))
         self._chunks = self._chunks.then(wave, parents)
         self._learn_keys()
         if parents is None:
@@ -350,12 +356,17 @@ def from_here_on(costs: Sequence[Floats | None], scarcity: Sequence[float]) -> l
 
 
 def read_plan(folder: RunFolder) -> PlannedChunks:
-    """The chunks that were written down so far."""
+    """The chunks that were written down so far.
+
+    A driver that goes on with a run begins with a wave without chunks. One that was silent meanwhile may
+    still write waves, and does not know better: of two with the same number that of the later driver counts,
+    and after a wave of a later driver those of earlier ones do not.
+    """
     empty = np.zeros(0, np.int64)
     columns: dict[str, list[Integers]] = {"start": [empty], "stop": [empty], "parent": [empty]}
     waves = 0
-    while files.exists(folder.plan(waves)):
-        table = load(Stored(folder.plan(waves), rows=-1, nbytes=-1))
+    for path in _waves(folder):
+        table = load(Stored(path, rows=-1, nbytes=-1))
         columns["start"].append(table.column("start").to_numpy())
         columns["stop"].append(table.column("stop").to_numpy())
         no_parts = np.full(table.num_rows, NO_PARENT, np.int64)
@@ -364,6 +375,21 @@ def read_plan(folder: RunFolder) -> PlannedChunks:
         waves += 1
     starts, stops, parents = (np.concatenate(arrays) for arrays in columns.values())
     return PlannedChunks(starts, stops, parents, waves)
+
+
+def _waves(folder: RunFolder) -> Iterator[str]:
+    """The files of the waves, in order."""
+    latest: dict[int, int] = {}
+    for name in files.names(folder.plans):
+        if match := re.fullmatch(r"(\d{6})(?:-(\d{6}))?\.arrow", name):
+            wave, fence = int(match[1]), int(match[2] or 0)
+            latest[wave] = max(fence, latest.get(wave, 0))
+    before = 0
+    for wave in range(len(latest)):
+        if latest.get(wave, -1) < before:
+            return
+        before = latest[wave]
+        yield folder.plan(wave, before)
 
 
 def rows_to_do(source: Source, folder: RunFolder, solved: SettledChunks) -> tuple[Integers, Integers]:

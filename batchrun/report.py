@@ -382,7 +382,7 @@ class RunReport:
 
     @property
     def _files(self) -> RunFolder:
-        return RunFolder(self.record.folder)
+        return self.record.files
 
     def _report_path(self, path: str | Path | None, suffix: str) -> Path:
         if path is not None:

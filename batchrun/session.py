@@ -136,6 +136,7 @@ class Session:
             memory=stages[0].demand.memory or _memory_of_a_thread(stages[0].demand, workers),
             settled=settled.chunks,
             forecast=self._forecaster(),
+            fence=self.writer.fence,
             scarcity=[sum(worker.threads for worker in workers) / number for number in slots],
         )
         recorder = Recorder(self.writer, self.folder, uuid.uuid4().hex[:8], self.flush)

@@ -150,3 +150,27 @@ def test_one_row_is_never_cut(folder):
     plan.extend()
 
     assert not plan.can_cut(0)
+
+
+def test_waves_that_an_earlier_driver_still_writes_do_not_count(folder):
+    silent = make(folder, by_rows(50), fence=1)
+    silent.extend()
+
+    later = make(folder, by_rows(50), fence=2)
+    silent.cut([0])
+    silent.cut([1])
+    assert len(read_plan(folder)) == len(later) == 2
+
+    later.cut([1])
+    silent.cut([2])
+    assert read_plan(folder).parents.tolist() == [-1, -1, 1, 1]
+
+
+def test_of_two_first_waves_that_of_the_later_driver_counts(folder):
+    silent = make(folder, by_rows(50), fence=1)
+    later = make(folder, by_rows(25), fence=2)
+    later.extend()
+    silent.extend()
+
+    assert read_plan(folder).stops.tolist() == [25, 50, 75, 100]
+    assert make(folder, by_rows(25), fence=3).left == 4

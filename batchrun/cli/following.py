@@ -89,7 +89,6 @@ def follow_logs(
 
 def _is_over(store: RunStore, run_id: str, chunk: int | None) -> bool:
     from batchrun.plan import read_plan
-    from batchrun.store.artifacts import RunFolder
     from batchrun.store.driver import is_driven
 
     record = store.find(run_id)
@@ -102,7 +101,7 @@ def _is_over(store: RunStore, run_id: str, chunk: int | None) -> bool:
         return False
     if len(store.settled(run_id, chunks=[chunk])):
         return True
-    plan = read_plan(RunFolder(record.folder))
+    plan = read_plan(record.files)
     return 0 <= chunk < len(plan) and bool(plan.is_cut[chunk])
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "join",
     "local_path",
     "make_folder",
+    "names",
     "open_for_reading",
     "read_bytes",
     "remove",
@@ -190,6 +191,19 @@ def exists(path: str) -> bool:
             return os.path.exists(local_path(path))
         fs, name = filesystem(path)
         return bool(fs.exists(name))
+
+
+def names(folder: str) -> list[str]:
+    """The names of the files in a folder, in order; none if there is no such folder."""
+    with _explained(folder, "read"):
+        try:
+            if is_local(folder):
+                return sorted(os.listdir(local_path(folder)))
+            fs, name = filesystem(folder)
+            fs.invalidate_cache(name)
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in fs.ls(name, detail=False))
+        except FileNotFoundError:
+            return []
 
 
 def stamp(path: str) -> str:

@@ -17,7 +17,7 @@ class RunFolder:
 
         source.arrow             the planned input
         spool/                   the input, where it was a frame or CSV, or had to be laid out anew
-        plan/000000.arrow        first and last row of each chunk, one file a wave
+        plan/000000.arrow        first and last row of each chunk, one file a wave; -FENCE of a later driver
         segments/SESSION/        small results, many chunks a file
         results/                 large results, one chunk a file
         handoff/                 frames between legs
@@ -29,16 +29,23 @@ class RunFolder:
 
     path: str
     """The folder of the run."""
+    take: str = ""
+    """Tells the planned input from that of other tries to plan it, whose processes may still write."""
 
     @property
     def source(self) -> str:
         """The planned input."""
-        return files.join(self.path, "source.arrow")
+        return files.join(self.path, f"source{self.take}.arrow")
 
     @property
     def spool(self) -> str:
         """Folder of spooled input."""
-        return files.join(self.path, "spool")
+        return files.join(self.path, f"spool{self.take}")
+
+    @property
+    def plans(self) -> str:
+        """Folder of the chunks."""
+        return files.join(self.path, "plan")
 
     def segments(self, session: str) -> str:
         """Folder of the small results of one session."""
@@ -59,9 +66,10 @@ class RunFolder:
         """The combined result."""
         return files.join(self.path, "combined.arrow")
 
-    def plan(self, wave: int) -> str:
-        """The chunks of one wave."""
-        return files.join(self.path, "plan", f"{wave:06d}.arrow")
+    def plan(self, wave: int, fence: int = 0) -> str:
+        """The chunks of one wave, as they were cut by the driver with this fence."""
+        name = f"{wave:06d}-{fence:06d}" if fence > 1 else f"{wave:06d}"
+        return files.join(self.plans, f"{name}.arrow")
 
     def result(self, chunk: int, token: str) -> str:
         """A large result; every try has a *token* of its own, so that a late one overwrites nothing."""

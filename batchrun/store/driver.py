@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from batchrun.store.recorder import HEARTBEAT_SECONDS
 from batchrun.store.runs import RunRecord
+from batchrun.store.services import ServiceRecord
 
-__all__ = ["driver_name", "driving", "is_driven"]
+__all__ = ["driver_name", "driving", "is_alive", "is_driven", "is_gone"]
 
 SILENCE = 6 * HEARTBEAT_SECONDS
 """Seconds without a heartbeat after which a driver that cannot be looked at counts as gone."""
@@ -49,23 +50,39 @@ def is_driven(record: RunRecord) -> bool:
         return _beats(record)
     if int(process) == os.getpid():
         return record.run_id in _driven_here
-    return _runs(int(process), float(born), record)
+    there = _is_there(int(process), float(born))
+    return _beats(record) if there is None else there
 
 
-def _runs(process: int, born: float, record: RunRecord) -> bool:
-    """Whether that process is there and is no later one of the same number."""
+def is_alive(service: ServiceRecord, now: float) -> bool:
+    """Whether a service seems to be at work; *now* is the time by the store's clock.
+
+    Of one on this host the process is looked for; one that is there and silent for longer than its lease is
+    not at work either.
+    """
+    return now - service.heartbeat <= service.lease and not is_gone(service.process)
+
+
+def is_gone(name: str) -> bool:
+    """Whether the process of that name is certain to have ended: it was of this host, and is not there."""
+    host, process, born = name.rsplit("/", 2)
+    return host == socket.gethostname() and _is_there(int(process), float(born)) is False
+
+
+def _is_there(process: int, born: float) -> bool | None:
+    """Whether that process is there and is no later one of the same number; None if that is not known."""
     import psutil
 
     try:
         found = psutil.Process(process)
         if found.status() == psutil.STATUS_ZOMBIE:
             return False
-        # A clock that was set shifts start times as well, but then the heart goes on to beat.
-        return abs(found.create_time() - born) < 1 or _beats(record)
+        # A clock that was set shifts start times as well.
+        return True if abs(found.create_time() - born) < 1 else None
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
-        return _beats(record)
+        return None
 
 
 def _beats(record: RunRecord) -> bool:

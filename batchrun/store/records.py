@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from batchrun.data.refs import ResultRef, ResultRefs
     from batchrun.outcome import Floats, Integers
+    from batchrun.store.artifacts import RunFolder
 
 __all__ = ["ChunkLog", "RunCounts", "RunRecord", "SettledChunk", "SettledChunks", "StageFigures"]
 
@@ -74,6 +75,13 @@ class RunRecord:
     """The file of the combined result."""
     error: ErrorRecord | None = None
     """The error that ended the run, if one did."""
+
+    @property
+    def files(self) -> RunFolder:
+        """The names of its files."""
+        from batchrun.store.artifacts import RunFolder
+
+        return RunFolder(self.folder, self.input.get("take", ""))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ cancel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from batchrun.store import chunks as chunks_of
 from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
 from batchrun.store.live import LiveState
+from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
     ChunkLog,
     RunCounts,
@@ -26,6 +28,7 @@ from batchrun.store.records import (
     SettledChunks,
     StageFigures,
 )
+from batchrun.store.services import Services
 from batchrun.store.writer import RunWriter, take_over
 
 if TYPE_CHECKING:
@@ -48,6 +51,16 @@ class RunStore:
     def __init__(self, url: str) -> None:
         self._database = Database(url)
         self._begin = self._database.begin
+
+    @cached_property
+    def queue(self) -> RunQueue:
+        """The runs that services drive."""
+        return RunQueue(self._database)
+
+    @cached_property
+    def services(self) -> Services:
+        """Those services."""
+        return Services(self._database)
 
     def close(self) -> None:
         """Close the connections."""
