@@ -100,8 +100,10 @@ class RunHandle:
         """Whether nothing more will happen to the run by itself: it has ended, or nothing drives it."""
         if self._drive is not None:
             return self._drive.over
-        record = self._record()
-        return record.state.ended or not is_driven(record)
+        with RunStore(self._store_url) as store:
+            record = store.find(self.run_id)
+            waits = store.queue.entry(self.run_id) is not None
+        return record.state.ended or not (waits or is_driven(record))
 
     def wait(self, timeout: float | None = None) -> RunReport:
         """Wait until the run is done. Ctrl-C ends the waiting, not the run.
@@ -165,10 +167,6 @@ class RunHandle:
     def logs(self, chunk: int | None = None) -> str:
         """What the attempts of the run, or of one chunk, printed and logged so far."""
         return self.report.logs(chunk)
-
-    def _record(self) -> RunRecord:
-        with RunStore(self._store_url) as store:
-            return store.find(self.run_id)
 
     def _check_chunk(self, store: RunStore, record: RunRecord, chunk: int) -> None:
         total = len(read_plan(record.files))

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.metadata
 import logging
 import os
-import platform
 import re
-import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,19 +26,20 @@ from batchrun.loading import load_pipeline
 from batchrun.opener import Opener
 from batchrun.outcome import RunState
 from batchrun.plan import rows_to_do
+from batchrun.recording import new_record, new_run_id
 from batchrun.report import RunReport
 from batchrun.runner import RunnerSettings
-from batchrun.session import Session, check_demands, describe_stages
+from batchrun.session import Session, check_demands
 from batchrun.split import Split
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.driver import driver_name, driving, is_driven
+from batchrun.store.driver import driving, is_driven
 from batchrun.store.recorder import FlushPolicy
 from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
 
-__all__ = ["open_report", "resume_run", "run_pipeline", "settings_of"]
+__all__ = ["displays", "make_session", "open_report", "resume_run", "run_pipeline", "settings_of"]
 
 logger = logging.getLogger("batchrun")
 
@@ -102,7 +98,7 @@ def run_pipeline(
     allowance = read_allowance(max_quarantined)
     bound = pipe.bind(params or {})
     settings = settings or settings_of(cluster)
-    run_id = _new_run_id(pipe)
+    run_id = new_run_id(pipe)
     pickle_program(pipe, bound, run_id)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
@@ -110,9 +106,9 @@ def run_pipeline(
         stack.callback(_discard_unless_recorded, store, run_id, folder)
         source, supply, executor = _prepare(run_id, pipe, data, folder, opener)
         stack.callback(supply.close)
-        writer = store.create(_new_record(run_id, pipe, bound.record, settings, source, folder, executor))
-        watching = [*observers, *stack.enter_context(_displays(progress, executor))]
-        session = _session(
+        writer = store.create(new_record(run_id, pipe, bound.record, settings, source, folder, executor))
+        watching = [*observers, *stack.enter_context(displays(progress, executor))]
+        session = make_session(
             run_id,
             pipe,
             bound.record,
@@ -170,8 +166,8 @@ def resume_run(
         pipe.bind(record.params)
         executor = Opener(cluster, settings, pipe, stack).executor()
         check_demands(pipe, executor.workers())
-        watching = [*observers, *stack.enter_context(_displays(progress, executor))]
-        session = _session(
+        watching = [*observers, *stack.enter_context(displays(progress, executor))]
+        session = make_session(
             record.run_id,
             pipe,
             record.params,
@@ -243,51 +239,7 @@ def _prepare(
     return source, supply, executor
 
 
-def _new_run_id(pipeline: Pipeline) -> str:
-    """An id that nobody else makes, and that sorts by time within a pipeline."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pipeline.name)[:60].strip("-.") or "run"
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-
-
-def _new_record(
-    run_id: str,
-    pipeline: Pipeline,
-    params: dict[str, Any],
-    settings: Settings,
-    source: Source,
-    folder: RunFolder,
-    executor: Executor,
-) -> RunRecord:
-    return RunRecord(
-        run_id=run_id,
-        pipeline=pipeline.name,
-        target=pipeline.target,
-        state=RunState.QUEUED,
-        created=time.time(),
-        driver=driver_name(),
-        heartbeat=time.time(),
-        fence=1,
-        split=str(pipeline.split),
-        folder=folder.path,
-        rows_in=source.rows,
-        params=params,
-        settings=[
-            {"key": entry.key, "value": str(entry.value), "source": entry.source}
-            for entry in settings.entries()
-        ],
-        input={
-            "description": source.description,
-            "rows": source.rows,
-            "bytes_per_row": source.bytes_per_row,
-            "fingerprint": source.fingerprint,
-        },
-        stages=describe_stages(pipeline),
-        cluster=executor.description,
-        versions=dict(_versions()),
-    )
-
-
-def _session(
+def make_session(
     run_id: str,
     pipeline: Pipeline,
     params: Mapping[str, Any],
@@ -302,7 +254,9 @@ def _session(
     *,
     supply: Supply,
     settled: SettledChunks | None = None,
+    survives: tuple[type[BaseException], ...] = (),
 ) -> Session:
+    """The session of a run that is recorded and whose input is planned."""
     run: RunSettings = settings.run
     pipeline, estimates, reasons = fit_memory(
         pipeline, lambda stage: store.peaks(pipeline.name, stage), executor.workers()
@@ -323,6 +277,7 @@ def _session(
             small_result=run.small_result,
             stop_after_alike=run.stop_after_alike,
             look_ahead=run.look_ahead,
+            store_timeout=run.store_timeout,
             workers_timeout=run.workers_timeout,
             stop_grace=run.stop_grace,
             solution_grace=run.solution_grace,
@@ -335,11 +290,12 @@ def _session(
         settled=settled,
         estimates=estimates,
         memory_from=reasons,
+        survives=survives,
     )
 
 
 @contextlib.contextmanager
-def _displays(progress: bool, executor: Executor) -> Iterator[Sequence[Observer]]:
+def displays(progress: bool, executor: Executor) -> Iterator[Sequence[Observer]]:
     """The observers that show the run: the live page always, terminal or notebook if wanted."""
     from batchrun.console import ConsoleProgress
     from batchrun.dashboard.publisher import Publisher
@@ -398,12 +354,3 @@ def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) ->
     except RunNotFoundError:
         files.remove_folder(folder.path)
         MemoryFolder(folder_of(run_id)).remove()
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("batchrun", "dask", "distributed", "pandas", "numpy", "pyarrow"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found

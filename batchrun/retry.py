@@ -61,7 +61,7 @@ class RetryPolicy:
         worker_lost: int = 3,
         timeouts: int = 1,
         out_of_memory: int = 40,
-        infrastructure: int = 5,
+        infrastructure: int = 8,
     ) -> None:
         if attempts < 1:
             raise PipelineError(f"RetryPolicy(attempts={attempts}) would never try; use 1 for no retry")

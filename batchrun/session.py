@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -24,7 +25,7 @@ from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.data.table import to_table
 from batchrun.definition import BoundParameters, Pipeline
-from batchrun.errors import DemandError
+from batchrun.errors import DemandError, LeaseLostError
 from batchrun.estimate import MemoryEstimate
 from batchrun.events import Observer, RunEnded, RunStarted
 from batchrun.executor import Executor
@@ -35,6 +36,7 @@ from batchrun.resources import Demand, Worker, describe_workers, format_bytes
 from batchrun.runner import Runner, RunnerSettings
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
+from batchrun.store.outage import insist
 from batchrun.store.recorder import FlushPolicy, Recorder
 from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunStore
@@ -73,6 +75,16 @@ class Session:
     """What brings the rows of the input to where workers can read them; None if all are there."""
     memory_from: Mapping[str, str] = field(default_factory=dict)
     """Where the memory of those stages is from, by name, as text."""
+    survives: tuple[type[BaseException], ...] = ()
+    """Errors after which another session will go on, so that the run has not ended."""
+    _runner: Runner | None = field(default=None, init=False)
+    _leaving: bool = field(default=False, init=False)
+
+    def leave(self) -> None:
+        """Come to an end at once, so that another session goes on; may be called from another thread."""
+        self._leaving = True
+        if self._runner is not None:
+            self._runner.leave()
 
     def drive(self) -> RunState:
         """Run until nothing is left to do or the run is stopped; record how it ended and return that.
@@ -80,10 +92,16 @@ class Session:
         A first Ctrl-C asks running chunks to end and kills those that do not within the grace, a second one
         does not wait; either way what was solved is kept, the run is recorded as cancelled, and
         KeyboardInterrupt is raised. A cancel by way of the store ends the run likewise, and raises nothing.
+
+        A run that is left, or ends by an error that it survives, is recorded as running still. So is one
+        that another process has taken over: LeaseLostError is raised then.
         """
         started = time.time()
-        runner = self._runner()
-        self.writer.reopen(
+        self._runner = runner = self._make_runner()
+        if self._leaving:
+            return RunState.QUEUED
+        reopen = partial(
+            self.writer.reopen,
             state=RunState.RUNNING,
             started=started,
             ended=None,
@@ -97,6 +115,7 @@ class Session:
             rows_quarantined=0,
             rows_cancelled=0,
         )
+        insist(reopen, self.settings.store_timeout)
         self._tell_started()
         interrupted: BaseException | None = None
         error: ErrorRecord | None = None
@@ -106,8 +125,12 @@ class Session:
         except KeyboardInterrupt as second:
             interrupted = second
         except BaseException as broken:
+            if isinstance(broken, (LeaseLostError, *self.survives)):
+                raise
             self._end(runner, started, RunState.FAILED, ErrorRecord.of(broken), combined=None)
             raise
+        if runner.left:
+            return RunState.RUNNING
         if runner.interrupted:
             interrupted = interrupted or KeyboardInterrupt()
         error, combined = runner.broken, None
@@ -122,7 +145,7 @@ class Session:
             ) from interrupted
         return state
 
-    def _runner(self) -> Runner:
+    def _make_runner(self) -> Runner:
         settled = SettledChunks.empty() if self.settled is None else self.settled
         self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
         workers = self.executor.workers()
@@ -233,7 +256,10 @@ class Session:
         rows = dict(runner.recorder.rows)
         rows["rows_cancelled"] = self.source.rows - rows["rows_solved"] - rows["rows_quarantined"]
         now = time.time()
-        self.writer.end(state=state, ended=now, error=error, combined=combined, **rows)
+        insist(
+            lambda: self.writer.end(state=state, ended=now, error=error, combined=combined, **rows),
+            self.settings.store_timeout,
+        )
         if state is RunState.SUCCEEDED:
             files.remove_folder(self.folder.spool)
         files.remove_folder(self.folder.handoffs)

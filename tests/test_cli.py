@@ -35,6 +35,8 @@ COMMANDS = (
     "submit",
     "resume",
     "cancel",
+    "up",
+    "down",
     "runs",
     "show",
     "why",
@@ -49,7 +51,6 @@ MODULE = """\
 import time
 import pandas as pd
 from batchrun import Pipeline, RetryPolicy, Stage, by_rows, pipeline
-from tests.writing import writer
 
 @pipeline(split=by_rows(4))
 def double(chunk: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:

@@ -21,9 +21,21 @@ from batchrun.cli.options import (
     Run,
     parameter,
     settings_of,
+    time_of,
 )
 from batchrun.cli.program import app
-from batchrun.errors import BatchrunError
+from batchrun.cli.queue_options import (
+    After,
+    Detach,
+    Foreground,
+    InputFrom,
+    Lock,
+    MaxSlots,
+    NotBefore,
+    Priority,
+    Unique,
+)
+from batchrun.errors import BatchrunError, UsageError
 from batchrun.outcome import ExitCode
 
 if TYPE_CHECKING:
@@ -45,8 +57,9 @@ Examples:
 def submit(
     pipeline: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="The pipeline to run.")],
     data: Annotated[
-        str, typer.Option("--input", "-i", metavar="PATH", help="A file, folder, glob or URL of a table.")
-    ],
+        str | None,
+        typer.Option("--input", "-i", metavar="PATH", help="A file, folder, glob or URL of a table."),
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter, as JSON or plain text."),
@@ -59,6 +72,15 @@ def submit(
             "--max-quarantined", metavar="N|P%", help="End the run early once more rows are quarantined."
         ),
     ] = None,
+    detach: Detach = False,
+    foreground: Foreground = False,
+    priority: Priority = 0,
+    max_slots: MaxSlots = None,
+    lock: Lock = None,
+    after: After = None,
+    input_from: InputFrom = None,
+    not_before: NotBefore = None,
+    unique: Unique = False,
     html: Html = None,
     excel: Excel = None,
     quiet: Quiet = False,
@@ -66,14 +88,42 @@ def submit(
 ) -> None:
     """Run a pipeline over a table.
 
-    It runs in the foreground. Ctrl-C lets the chunks that run end and stops; `batchrun resume` goes on.
+    With a service up (`batchrun up`) the run is queued, and shown until it ends: Ctrl-C detaches. Without one
+    it runs in the foreground: Ctrl-C lets the chunks that run end and stops; `batchrun resume` goes on.
     """
+    from batchrun.cli.queueing import Asked, is_for_queue, queue_and_follow
     from batchrun.launch import run_pipeline
     from batchrun.loading import load_pipeline
+    from batchrun.queueing import QueueOptions
 
     target = load_pipeline(pipeline)
     settings = settings_of(cluster, override)
     params = dict(parameter(text) for text in param or ())
+    options = QueueOptions(
+        priority=priority,
+        max_slots=max_slots,
+        lock=lock,
+        after=tuple(after or ()),
+        input_from=input_from,
+        not_before=time_of(not_before),
+        unique=unique,
+    )
+    asked = Asked(detach=detach, foreground=foreground or cluster == "inline", options=options)
+    if is_for_queue(asked, settings):
+        queue_and_follow(
+            asked,
+            target,
+            data,
+            settings,
+            params,
+            max_quarantined,
+            quiet=quiet,
+            as_json=as_json,
+            html=html,
+            excel=excel,
+        )
+    if data is None:
+        raise UsageError("a run needs an input; give one with --input")
     allowance: dict[str, Any] = {} if max_quarantined is None else {"max_quarantined": max_quarantined}
     watch = _Watch()
     with _stopped_runs_reported(watch, settings, as_json):

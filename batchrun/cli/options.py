@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from batchrun.errors import UsageError
+from batchrun.errors import BatchrunError, UsageError
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
@@ -24,6 +25,7 @@ __all__ = [
     "Run",
     "parameter",
     "settings_of",
+    "time_of",
 ]
 
 Cluster = Annotated[
@@ -64,6 +66,30 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     if not equals or not name:
         raise UsageError(f"{option} {text!r} is not of the form name=value")
     return name.strip(), value
+
+
+def time_of(text: str | None) -> float | None:
+    """A time to begin, in seconds since the epoch: a date and time here, or how long from now.
+
+    >>> time_of("1970-01-02T00:00:00+00:00")
+    86400.0
+    """
+    from datetime import datetime
+
+    from batchrun.resources import parse_seconds
+
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        pass
+    try:
+        return time.time() + parse_seconds(text)
+    except BatchrunError:
+        raise UsageError(
+            f"{text!r} is no time; write one like 2026-03-01T22:00, or how long from now, like 2h"
+        ) from None
 
 
 def parameter(text: str) -> tuple[str, Any]:

@@ -31,6 +31,7 @@ __all__ = [
     "LocalSettings",
     "RunSettings",
     "SecuritySettings",
+    "ServiceSettings",
     "StorageSettings",
     "WorkerGroup",
     "json_schema",
@@ -157,6 +158,8 @@ class RunSettings(_Section):
     look_ahead: Time = 0.25
     """Work that may wait on a worker's thread beside the chunk that it runs, in measured time; chunks that
     take longer are handed out one by one."""
+    store_timeout: Time = 60.0
+    """How long a run goes on while the store or the artifact root cannot be written."""
     workers_timeout: Time = 60.0
     """How long a run waits for a worker that can meet a waiting demand, when none is left."""
     max_quarantined: Allowance = None
@@ -173,6 +176,22 @@ class RunSettings(_Section):
     speculate: StrictBool = False
     """Whether a chunk that takes far longer than it should is started a second time on an idle worker; stages
     must be fit to run twice at the same time."""
+
+
+class ServiceSettings(_Section):
+    """How a service (``batchrun up``) drives queued runs."""
+
+    lease: Time = 30.0
+    """For how long a service may be silent before another one takes its runs over."""
+    runs: StrictInt = Field(default=16, ge=1)
+    """How many runs it drives at once; they share the workers."""
+
+    @field_validator("lease")
+    @classmethod
+    def _not_too_short(cls, lease: float) -> float:
+        if lease < 1:
+            raise ValueError("a lease of less than a second would pass on a busy machine; use 1s or more")
+        return lease
 
 
 class LocalSettings(_Section):
@@ -230,6 +249,8 @@ class StorageSettings(_Section):
     """Where the files of runs are: a folder or an fsspec URL; by default `runs` in the store's folder."""
     run: RunSettings = Field(default_factory=RunSettings)
     """How runs are driven."""
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
+    """How a service drives queued runs."""
 
 
 class LocalFile(StorageSettings, LocalSettings):

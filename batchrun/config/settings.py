@@ -19,6 +19,7 @@ from batchrun.config.file import (
     LocalSettings,
     RunSettings,
     SecuritySettings,
+    ServiceSettings,
     StorageSettings,
     WorkerGroup,
     json_schema,
@@ -34,6 +35,7 @@ __all__ = [
     "LocalSettings",
     "RunSettings",
     "SecuritySettings",
+    "ServiceSettings",
     "Setting",
     "Settings",
     "WorkerGroup",
@@ -69,6 +71,8 @@ class Settings:
     """Absolute folder or fsspec URL under which each run has its folder."""
     path: Path | None
     """The cluster.yaml that was read; None for the built-in defaults."""
+    service: ServiceSettings = field(default_factory=ServiceSettings)
+    """How a service drives queued runs."""
     listing: tuple[Setting, ...] = field(default=(), repr=False)
     """What `entries` returns."""
 
@@ -132,7 +136,7 @@ def _settle(path: Path | None, raw: dict[str, Any], origin: Origin, overrides: M
         Setting("store", _masked(store_url), origin.source(("store",))),
         Setting("artifacts", _masked(artifact_root), origin.source(("artifacts",))),
     )
-    return Settings(cluster, file.run, store_url, artifact_root, path, listing + places)
+    return Settings(cluster, file.run, store_url, artifact_root, path, file.service, listing + places)
 
 
 def _override(raw: dict[str, Any], origin: Origin, overrides: Mapping[str, str]) -> Origin:
@@ -188,6 +192,7 @@ def _known_keys(model: type[BaseModel], key: tuple[str, ...]) -> list[str]:
     """The keys that a mapping at *key* may have."""
     sections: dict[str, type[BaseModel]] = {
         "run": RunSettings,
+        "service": ServiceSettings,
         "workers": WorkerGroup,
         "security": SecuritySettings,
     }

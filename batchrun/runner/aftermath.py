@@ -159,9 +159,10 @@ class Aftermath:
         """Cut the chunks that are due for it, all in one wave, and let their parts wait for slots."""
         if not self._to_cut:
             return
-        due, self._to_cut = self._to_cut, {}
         state = self.state
-        for chunk, parts in state.plan.cut(list(due)).items():
+        cuts = state.plan.cut(list(self._to_cut))
+        due, self._to_cut = self._to_cut, {}
+        for chunk, parts in cuts.items():
             whole, error = state.chunks.pop(chunk), due[chunk]
             sizes = [state.plan.size(part) for part in parts]
             state.narrator.cut(chunk, parts, sizes)

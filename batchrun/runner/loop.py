@@ -41,6 +41,7 @@ from batchrun.runner.state import RunnerSettings, RunnerState
 from batchrun.runner.stopping import Stopping
 from batchrun.status import TaskStatus
 from batchrun.store.artifacts import RunFolder
+from batchrun.store.outage import Outage, insist
 from batchrun.store.recorder import Recorder
 from batchrun.store.records import SettledChunks
 
@@ -126,6 +127,8 @@ class Runner:
                 self._state.tally.passed(stage.name)
         self._unmet_since: float | None = None
         self._interrupted = False
+        self._left = False
+        self._outage = Outage(self.settings.store_timeout, self.clock)
         self._recalled_at = self.clock()
 
     @property
@@ -152,6 +155,15 @@ class Runner:
         """Start nothing new and end soon; may be called from a signal handler."""
         self._interrupted = self._state.stopping = True
 
+    def leave(self) -> None:
+        """Come to an end at once, with chunks as they stand; may be called from another thread."""
+        self._left = True
+
+    @property
+    def left(self) -> bool:
+        """Whether ``leave`` was called."""
+        return self._left
+
     def run(self) -> None:
         """Run until every chunk is settled, or until there is a reason to stop."""
         self._dispatcher.set_workers(self.executor.workers())
@@ -165,29 +177,36 @@ class Runner:
                 self._combining.settled(self.recalled)
         try:
             while not self._finished():
-                self._dispatch()
+                if not self._outage.on:
+                    self._dispatch()
                 self._narrator.slots(self._dispatcher)
                 for signal in self.executor.wait(self._patience()):
                     self._take(signal)
-                self._aftermath.cut()
-                self._stopping.answer(self.recorder.requests())
                 self._stopping.enforce()
                 self._aftermath.wake()
                 self._check_workers()
                 self._recall()
-                if self.recorder.due_in() == 0.0:
-                    self._flush()
-                self.recorder.live(lambda: snapshot(self._state, self._aftermath))
-                self.recorder.beat()
-            self._flush()  # to end what hangs may take long
+                if self._outage.may_try:
+                    with self._outage.tolerated():
+                        self._keep_books()
+            insist(self._flush, self.settings.store_timeout)  # to end what hangs may take long
         finally:
             self.executor.cancel(self._state.running.keys)
             self._flush()
 
+    def _keep_books(self) -> None:
+        """Write what is due, and read what others ask for."""
+        self._aftermath.cut()
+        self._stopping.answer(self.recorder.requests())
+        if self._outage.on or self.recorder.due_in() == 0.0:
+            self._flush()
+        self.recorder.live(lambda: snapshot(self._state, self._aftermath))
+        self.recorder.beat()
+
     # Planning and dispatching
 
     def _finished(self) -> bool:
-        if self._state.broken is not None:
+        if self._left or self._state.broken is not None:
             return True
         if self._interrupted:
             self._stopping.begin()
@@ -197,7 +216,7 @@ class Runner:
         if busy or not self.plan.complete or self.plan.left:
             return False
         if self._combining is not None and self._combining.busy:
-            self._flush()  # the last results to combine may wait for it
+            insist(self._flush, self.settings.store_timeout)  # the last results to combine may wait for it
             return not (self._dispatcher.waiting or self._combining.busy)
         return True
 
@@ -209,9 +228,10 @@ class Runner:
         before = self._dispatcher.waiting
         if before < FEED // 4 and not self._state.stopping:  # else only chunks with a best answer go on
             if not self.plan.left and not self._dispatcher.waiting and not self.plan.complete:
-                self.plan.extend()
-                self._dispatcher.expect(self.plan.work)
-                self._narrator.planned(self.plan)
+                with self._outage.tolerated():
+                    self.plan.extend()
+                    self._dispatcher.expect(self.plan.work)
+                    self._narrator.planned(self.plan)
             for chunk in self.plan.take(FEED, ready=self._ready):
                 if not self._stopping.is_unwanted(chunk):
                     self._state.await_slot(chunk, 0)
@@ -313,7 +333,7 @@ class Runner:
 
     def _patience(self) -> float:
         """Seconds that the runner may sleep if nothing happens."""
-        waits = [self.settings.slots_every, self.recorder.due_in()]
+        waits = [self.settings.slots_every, self._outage.wait or self.recorder.due_in()]
         if self._aftermath.next_at is not None:
             waits.append(self._aftermath.next_at - self.clock())
         if self._ready is not None and self.plan.left:

@@ -42,6 +42,8 @@ class RunnerSettings:
     """So many first chunks that fail alike end the run."""
     max_quarantined: int | None = None
     """More quarantined rows than so many end the run; None for no limit."""
+    store_timeout: float = 60.0
+    """Seconds to go on while the store or the artifact root cannot be written before the run is given up."""
     workers_timeout: float = 60.0
     """Seconds to wait for workers that can meet the demand before the run is given up."""
     stop_grace: float = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from batchrun.data.load import write_table
 from batchrun.data.refs import TO_THE_END, ResultRef, ResultRefs
 from batchrun.data.segments import SegmentWriter
 from batchrun.data.table import Inline, Stored, encode
+from batchrun.errors import StoreError
 from batchrun.outcome import Attempt, SolvedAttempts
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.live import LiveState
@@ -110,9 +112,9 @@ class Recorder:
 
     def given_up(self, chunk: SettledChunk, rows: pa.Table | None) -> None:
         """Collect a chunk that failed for good, and its input *rows*; None if they cannot be read."""
-        if rows is not None and rows.nbytes >= self.policy.nbytes:
-            path = files.join(self.folder.quarantine(self.session), f"{chunk.chunk:09d}.arrow")
-            chunk = replace(chunk, result=ResultRef.of(write_table(rows, path)))
+        stored = self._stored_alone(chunk.chunk, rows) if rows is not None else None
+        if stored is not None:
+            chunk = replace(chunk, result=stored)
         elif rows is not None:
             self._quarantine.add(chunk.chunk, encode(rows))
         self._settled.append(chunk)
@@ -176,6 +178,15 @@ class Recorder:
         if now - self._told >= every:
             self._told = now
             self.writer.save_live(state())
+
+    def _stored_alone(self, chunk: int, rows: pa.Table) -> ResultRef | None:
+        """Where many rows of one chunk were written; None if they are few, or wait for the next flush."""
+        if rows.nbytes < self.policy.nbytes:
+            return None
+        path = files.join(self.folder.quarantine(self.session), f"{chunk:09d}.arrow")
+        with contextlib.suppress(StoreError):
+            return ResultRef.of(write_table(rows, path))
+        return None
 
     def _touch(self, number: int = 1) -> None:
         self._number += number

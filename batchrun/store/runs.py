@@ -62,6 +62,11 @@ class RunStore:
         """Those services."""
         return Services(self._database)
 
+    @property
+    def place(self) -> str:
+        """Its address, without a password."""
+        return self._database.url.render_as_string(hide_password=True)
+
     def close(self) -> None:
         """Close the connections."""
         self._database.close()

@@ -9,7 +9,7 @@ import linecache
 import pickle
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,14 @@ from batchrun.definition import BoundParameters, Pipeline
 from batchrun.errors import PipelineError
 from batchrun.signature import FrameKind
 
-__all__ = ["Program", "Step", "load_program", "pickle_program"]
+__all__ = [
+    "Program",
+    "Step",
+    "load_pickled_pipeline",
+    "load_program",
+    "pickle_pipeline",
+    "pickle_program",
+]
 
 
 @dataclass(frozen=True)
@@ -79,11 +86,29 @@ def pickle_program(pipeline: Pipeline, bound: BoundParameters, run_id: str) -> b
     ]
     legs = tuple(tuple(steps[number] for number in leg) for leg in pipeline.legs)
     program = Program(run_id, legs, _combine_step(pipeline, bound))
+    return _pickle(program, pipeline, _functions(pipeline, combine=pipeline.associative))
+
+
+def pickle_pipeline(pipeline: Pipeline) -> bytes:
+    """Pickle a whole pipeline for a service that drives it later, whatever becomes of its files meanwhile.
+
+    Raises PipelineError as ``pickle_program`` does.
+    """
+    return _pickle(pipeline, pipeline, _functions(pipeline, combine=True))
+
+
+def _functions(pipeline: Pipeline, *, combine: bool) -> list[Any]:
+    functions: list[Any] = [stage.function for stage in pipeline.stages]
+    return [*functions, pipeline.combine] if combine else functions
+
+
+def _pickle(value: Any, pipeline: Pipeline, functions: Sequence[Any]) -> bytes:
+    """The value, and the source lines of what travels by value in it."""
     buffer = io.BytesIO()
     pickler = _Pickler(buffer)
-    with _by_value(pipeline):
+    with _by_value(functions):
         try:
-            pickler.dump(program)
+            pickler.dump(value)
         except Exception as error:
             raise PipelineError(
                 f"pipeline `{pipeline.name}` cannot be sent to workers: {error}. Open files, locks and "
@@ -104,12 +129,32 @@ def _combine_step(pipeline: Pipeline, bound: BoundParameters) -> Step | None:
 @functools.lru_cache(maxsize=8)
 def load_program(program: bytes) -> Program:
     """Unpickle a program, once for each process, and learn the source lines that tracebacks will show."""
+    loaded: Program = _load(program)
+    return loaded
+
+
+def load_pickled_pipeline(program: bytes) -> Pipeline:
+    """Unpickle what ``pickle_pipeline`` gave; call it only with what came from the store's database.
+
+    Raises PipelineError if a module that it needs is not installed here, or was written for another version
+    of Python or batchrun.
+    """
+    try:
+        loaded: Pipeline = _load(program)
+    except Exception as error:
+        raise PipelineError(
+            f"the pipeline cannot be loaded here: {type(error).__name__}: {error}. It needs the packages and "
+            "the versions of Python and batchrun with which it was submitted"
+        ) from error
+    return loaded
+
+
+def _load(program: bytes) -> Any:
     sources, pickled = pickle.loads(program)  # noqa: S301  the runner made it; who reaches a worker runs code
     for name, text in sources.items():
         if text and not linecache.getlines(name):
             linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    loaded: Program = cloudpickle.loads(pickled)
-    return loaded
+    return cloudpickle.loads(pickled)
 
 
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
@@ -132,11 +177,10 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
 
 
 @contextmanager
-def _by_value(pipeline: Pipeline) -> Iterator[None]:
+def _by_value(functions: Sequence[Any]) -> Iterator[None]:
     """Let cloudpickle copy the modules that a worker cannot be expected to have."""
     modules: dict[str, ModuleType] = {}
-    functions = [stage.function for stage in pipeline.stages]
-    for function in [*functions, pipeline.combine] if pipeline.associative else functions:
+    for function in functions:
         name = (getattr(function, "__module__", None) or "").partition(".")[0]
         module = sys.modules.get(name)
         if module is not None and name not in ("__main__", "batchrun", "") and not _installed(name):

@@ -119,6 +119,7 @@ def test_a_disk_that_takes_no_more_is_one_clear_error_and_loses_nothing(project:
     limit = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)); "
         "sys.argv = ['batchrun', 'submit', 'work:slow', '-i', 'in.parquet', '-c', 'inline', '--quiet', "
+        "'--set', 'run.store_timeout=1s', "
         f"'-p', 'seconds=0', '-p', 'calls={project.calls}']; from batchrun.cli import main; main()"
     )
     project.answer("runs")  # the store is made while there is room

@@ -1,0 +1,90 @@
+"""The record of a run that begins: its id, and all that is known of it by then."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import platform
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from batchrun.config import Settings
+from batchrun.data.source import Source
+from batchrun.definition import Pipeline
+from batchrun.executor import Executor
+from batchrun.outcome import RunState
+from batchrun.session import describe_stages
+from batchrun.store.artifacts import RunFolder
+from batchrun.store.driver import driver_name
+from batchrun.store.runs import RunRecord
+
+__all__ = ["input_record", "new_record", "new_run_id"]
+
+
+def new_run_id(pipeline: Pipeline) -> str:
+    """An id that nobody else makes, and that sorts by time within a pipeline."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pipeline.name)[:60].strip("-.") or "run"
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def new_record(
+    run_id: str,
+    pipeline: Pipeline,
+    params: Mapping[str, Any],
+    settings: Settings,
+    source: Source | None,
+    folder: RunFolder,
+    executor: Executor | None = None,
+) -> RunRecord:
+    """The record of a run that this process drives on *executor*, or that waits for a service.
+
+    *source* is None as long as the input is not planned.
+    """
+    now = time.time()
+    driven = executor is not None
+    return RunRecord(
+        run_id=run_id,
+        pipeline=pipeline.name,
+        target=pipeline.target,
+        state=RunState.QUEUED,
+        created=now,
+        driver=driver_name() if driven else None,
+        heartbeat=now if driven else None,
+        fence=1 if driven else 0,
+        split=str(pipeline.split),
+        folder=folder.path,
+        rows_in=source.rows if source is not None else 0,
+        params=dict(params),
+        settings=[
+            {"key": entry.key, "value": str(entry.value), "source": entry.source}
+            for entry in settings.entries()
+        ],
+        input=input_record(source, folder) if source is not None else {},
+        stages=describe_stages(pipeline),
+        cluster=executor.description if executor is not None else "",
+        versions=dict(_versions()),
+    )
+
+
+def input_record(source: Source, folder: RunFolder) -> dict[str, Any]:
+    """A planned input as the record of its run tells it."""
+    known = {
+        "description": source.description,
+        "rows": source.rows,
+        "bytes_per_row": source.bytes_per_row,
+        "fingerprint": source.fingerprint,
+    }
+    return {**known, "take": folder.take} if folder.take else known
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("batchrun", "dask", "distributed", "pandas", "numpy", "pyarrow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
