@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from batchrun.data.filtering import Filter
 
-__all__ = ["load", "preload", "write_table"]
+__all__ = ["load", "preload", "write_batches", "write_table"]
 
 
 _MOST_AHEAD = 2
@@ -110,6 +110,25 @@ def write_table(table: pa.Table, path: str) -> Stored:
         for batch in batches_of(table):
             writer.write_batch(batch)
     return Stored(path, table.num_rows, table.nbytes)
+
+
+def write_batches(reader: pa.RecordBatchReader, path: str) -> None:
+    """Write what a reader gives as an Arrow IPC file, batch by batch: whole and durable, or not at all.
+
+    Columns of dictionaries become columns of values, since a file has one dictionary for all its batches.
+
+    Raises StoreError as ``write_table`` does.
+    """
+    import pyarrow as pa
+
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in reader.schema
+    ]
+    schema = pa.schema(fields, metadata=reader.schema.metadata)
+    with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch if batch.schema == schema else batch.cast(schema))
 
 
 def read_stored(path: str) -> pa.Table:
