@@ -18,14 +18,7 @@ if TYPE_CHECKING:
     from batchrun.outcome import Floats, Integers
     from batchrun.store.artifacts import RunFolder
 
-__all__ = [
-    "ChunkLog",
-    "RunCounts",
-    "RunRecord",
-    "SettledChunk",
-    "SettledChunks",
-    "StageFigures",
-]
+__all__ = ["ChunkLog", "RunCounts", "RunRecord", "SettledChunk", "SettledChunks", "StageFigures"]
 
 
 @dataclass(frozen=True)
