@@ -26,6 +26,8 @@ __all__ = ["Action", "Decision", "Missed", "Overlap", "Schedule", "decide", "nex
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
+MINUTE = 60.0
+"""Seconds between two firing times, at least."""
 GRACE = 60.0
 """Seconds after which a firing time counts as missed."""
 _MOST_COUNTED = 1000
@@ -222,16 +224,15 @@ def decide(schedule: Schedule, now: float, running: bool) -> Decision:
 
 
 def _latest(schedule: Schedule, first: float, now: float) -> float:
-    """The latest firing time from *first*, which is one, to *now*; looks back further and further."""
-    reach = GRACE
-    while now - reach > first:
-        found = next_after(schedule, now - reach)
+    """The latest firing time from *first*, which is one, to *now*; by bisection, since there may be many."""
+    end = now
+    while end - first >= MINUTE:  # no firing time is after end
+        middle = (first + end) / 2
+        found = next_after(schedule, middle)
         if found is not None and found <= now:
             first = found
-            break
-        reach *= 2
-    while (following := next_after(schedule, first)) is not None and following <= now:
-        first = following
+        else:
+            end = middle
     return first
 
 

@@ -332,6 +332,14 @@ class TestDecide:
         assert (decision.at, decision.next_fire) == (365 * DAY, 365 * DAY + 60)
         assert decision.missed == 1000
 
+    def test_so_is_half_a_year_of_minutes_that_was_over_half_a_year_ago(self):
+        plan = schedule("* * * 1-6 *", "UTC")
+        end = at("1970-06-30 23:59", "UTC")
+
+        decision = decide(plan, at("1970-12-31 12:00", "UTC"), running=False)
+
+        assert (decision.at, decision.next_fire) == (end, at("1971-01-01", "UTC"))
+
     @settings(max_examples=40, deadline=None)
     @given(crons, st.floats(0, 100 * DAY), st.sampled_from(Missed), st.booleans())
     def test_the_latest_firing_time_counts_and_the_next_is_the_first_after_now(

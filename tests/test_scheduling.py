@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from batchrun.store.driver import driver_name
 from batchrun.store.runs import RunStore
+from batchrun.store.services import ServiceRecord
 from tests.test_cli import STORE, batchrun, project  # noqa: F401
 
 NIGHTLY = ("schedule", "add", "nightly", "0 2 * * 1-5", "work:double", "--input", "in.parquet")
@@ -48,6 +50,15 @@ def test_a_person_is_told_when_it_fires_next(command):
     listed = " ".join(command("schedule", "list").out.split())
     assert "nightly" in listed
     assert "none yet" in listed
+
+
+def test_whoever_adds_one_is_told_if_no_service_is_up(command):
+    assert "batchrun up" in command(*NIGHTLY).err
+
+    with RunStore(STORE) as store:
+        now = store.services.now()
+        store.services.add(ServiceRecord("s1", driver_name(), now, now, lease=60.0))
+    assert "batchrun up" not in command("schedule", "run-now", "nightly").err
 
 
 def test_without_any_schedule_the_list_says_how_to_add_one(command):

@@ -110,6 +110,7 @@ def add(
             overlap=overlap,
         )
         store.schedules.add(new, replace=replace)
+        _note_if_nobody_serves(store)
     _tell(new, as_json)
 
 
@@ -172,6 +173,7 @@ def run_now(name: Name, cluster: Cluster = None, override: Override = None, as_j
         run_id = schedules.run_now(
             store, name, now, lambda asked: schedules.unplanned_record(asked, settings.artifact_root, now)
         )
+        _note_if_nobody_serves(store)
     if as_json:
         console.print_json({"schedule": name, "run": run_id, "state": "queued"})
     else:
@@ -200,6 +202,14 @@ def _store(cluster: str | None, override: list[str] | None) -> RunStore:
     from batchrun.store.runs import RunStore
 
     return RunStore(settings_of(cluster, override).store_url)
+
+
+def _note_if_nobody_serves(store: RunStore) -> None:
+    from batchrun.store.driver import is_alive
+
+    now = store.services.now()
+    if not any(is_alive(service, now) for service in store.services.all()):
+        console.print_note("no service is up to make its runs; start one with: batchrun up")
 
 
 def _document(one: Schedule) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Schedules:
         with self._database.write() as connection:
             self._database.serialize(connection, f"schedule {schedule.name}")
             row = _row(schedule)
-            there = _read(connection, schedule.name)
+            there = _read(connection, schedule.name, hold=True)
             if there is None:
                 connection.execute(table.insert().values(**row))
                 return
@@ -79,7 +79,7 @@ class Schedules:
     def pause(self, name: str) -> Schedule:
         """Keep a schedule from firing; its runs go on. Returns the schedule as it is now."""
         with self._database.write() as connection:
-            schedule = _get(connection, name)
+            schedule = _get(connection, name, hold=True)
             changes: dict[str, Any] = {"paused": True, "next_fire": None}
             _change(connection, schedule, **changes)
         return replace(schedule, **changes)
@@ -90,7 +90,7 @@ class Schedules:
         What it would have fired while it was paused is not made up for. Returns the schedule as it is now.
         """
         with self._database.write() as connection:
-            schedule = _get(connection, name)
+            schedule = _get(connection, name, hold=True)
             if not schedule.paused:
                 return schedule
             changes: dict[str, Any] = {"paused": False, "next_fire": next_after(schedule, now)}
@@ -101,7 +101,7 @@ class Schedules:
         """Forget a schedule; its runs stay. Returns the schedule as it was."""
         table = schema.schedules
         with self._database.write() as connection:
-            schedule = _get(connection, name)
+            schedule = _get(connection, name, hold=True)
             connection.execute(table.delete().where(table.c.name == name))
         return schedule
 
@@ -152,8 +152,8 @@ def _change(connection: sa.Connection, schedule: Schedule, **changes: Any) -> bo
     return bool(connection.execute(table.update().where(unchanged).values(**changes)).rowcount)
 
 
-def _get(connection: sa.Connection, name: str) -> Schedule:
-    found = _read(connection, name)
+def _get(connection: sa.Connection, name: str, *, hold: bool = False) -> Schedule:
+    found = _read(connection, name, hold=hold)
     if found is None:
         known = connection.execute(sa.select(schema.schedules.c.name)).scalars()
         raise UsageError(
@@ -162,10 +162,11 @@ def _get(connection: sa.Connection, name: str) -> Schedule:
     return found
 
 
-def _read(connection: sa.Connection, name: str) -> Schedule | None:
-    """The schedule, which nobody else can change until the transaction ends, if that one writes."""
+def _read(connection: sa.Connection, name: str, *, hold: bool) -> Schedule | None:
+    """The schedule; to *hold* it lets nobody else change it until the transaction ends."""
     table = schema.schedules
-    row = connection.execute(sa.select(table).where(table.c.name == name).with_for_update()).one_or_none()
+    query = sa.select(table).where(table.c.name == name)
+    row = connection.execute(query.with_for_update() if hold else query).one_or_none()
     return None if row is None else _schedule(row)
 
 
