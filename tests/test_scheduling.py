@@ -75,7 +75,7 @@ def test_without_any_schedule_the_list_says_how_to_add_one(command):
         (("@daily", "work:double", "-p", "factor=x"), "factor"),
         (("@daily", "work:double", "--timezone", "Europe/Berlim"), "Did you mean `Europe/Berlin`?"),
         (("@daily", "work:double", "--max-quarantined", "some"), "max_quarantined='some'"),
-        (("@daily", "work:double", "--max-slots", "0"), "--max-slots"),
+        (("@daily", "work:double", "--max-slots", "0"), "max_slots=0"),
         (("@daily", "work:double", "--overlap", "qeue"), "Did you mean `queue`?"),
         (("@daily", "work:double", "--missed", "twice"), "missed cannot be 'twice'; it is once or skip"),
         (("@daily", "work:double", "--lock", "x" * 201), "lock"),

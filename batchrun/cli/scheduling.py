@@ -11,6 +11,7 @@ import typer
 from batchrun import console
 from batchrun.cli.options import Cluster, Json, Override, parameter, settings_of
 from batchrun.cli.program import app
+from batchrun.cli.queue_options import Lock, MaxSlots, Priority
 
 if TYPE_CHECKING:
     from batchrun.schedule import Schedule
@@ -66,11 +67,9 @@ def add(
             metavar="skip|queue|allow", help="While the run before goes on: no run, one that waits, or both."
         ),
     ] = "skip",
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Runs with a higher one come first.")] = 0,
-    lock: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of runs with the same lock, one at a time is driven.")
-    ] = None,
-    max_slots: Annotated[int | None, typer.Option(min=1, help="The most slots for a run at once.")] = None,
+    priority: Priority = 0,
+    lock: Lock = None,
+    max_slots: MaxSlots = None,
     max_quarantined: Annotated[
         str | None,
         typer.Option(
@@ -165,14 +164,13 @@ def run_now(name: Name, cluster: Cluster = None, override: Override = None, as_j
 
     Also while it is paused. The times at which it fires stay as they are.
     """
+    from batchrun.recording import unplanned_record
     from batchrun.service import schedules
 
     settings = settings_of(cluster, override)
     with _store(cluster, override) as store:
         now = store.services.now()
-        run_id = schedules.run_now(
-            store, name, now, lambda asked: schedules.unplanned_record(asked, settings.artifact_root, now)
-        )
+        run_id = schedules.run_now(store, name, now, lambda asked: unplanned_record(asked, settings, now))
         _note_if_nobody_serves(store)
     if as_json:
         console.print_json({"schedule": name, "run": run_id, "state": "queued"})
@@ -192,6 +190,8 @@ def _asked(pipeline: str, data: str, param: list[str] | None, **options: Any) ->
     params = dict(parameter(text) for text in param or ())
     loaded.bind(params)
     read_allowance(options["max_quarantined"])
+    if options["max_slots"] is not None and options["max_slots"] < 1:
+        raise UsageError(f"max_slots={options['max_slots']} would never run anything; use 1 or more")
     if len(options["lock"] or "") > 200:
         raise UsageError("the name of a lock has more than 200 characters; give it a shorter one")
     target = pipeline if ":" in pipeline else loaded.target or pipeline
@@ -205,11 +205,10 @@ def _store(cluster: str | None, override: list[str] | None) -> RunStore:
 
 
 def _note_if_nobody_serves(store: RunStore) -> None:
-    from batchrun.store.driver import is_alive
+    from batchrun.queueing import live_services
 
-    now = store.services.now()
-    if not any(is_alive(service, now) for service in store.services.all()):
-        console.print_note("no service is up to make its runs; start one with: batchrun up")
+    if not live_services(store):
+        console.print_note("no service is up; its runs wait until one is: batchrun up --detach")
 
 
 def _document(one: Schedule) -> dict[str, Any]:
