@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from batchrun.render.pulse import Pulse
     from batchrun.render.terminal import CheckLine, RunLine
     from batchrun.report import RunReport
+    from batchrun.schedule import Schedule
 
 __all__ = [
     "ConsoleProgress",
@@ -36,6 +37,7 @@ __all__ = [
     "print_note",
     "print_pipelines",
     "print_runs",
+    "print_schedules",
     "print_settings",
     "print_summary",
 ]
@@ -202,6 +204,13 @@ def print_runs(
     from batchrun.render.terminal import runs_table
 
     _print(runs_table(runs, abandoned), console)
+
+
+def print_schedules(schedules: Iterable[Schedule], *, console: Console | None = None) -> None:
+    """Print one line a schedule."""
+    from batchrun.render.schedules import schedules_table
+
+    _print(schedules_table(schedules), console)
 
 
 def print_settings(settings: Iterable[tuple[str, object, str]], *, console: Console | None = None) -> None:

@@ -98,7 +98,7 @@ def run_pipeline(
     allowance = read_allowance(max_quarantined)
     bound = pipe.bind(params or {})
     settings = settings or settings_of(cluster)
-    run_id = new_run_id(pipe)
+    run_id = new_run_id(pipe.name)
     pickle_program(pipe, bound, run_id)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:

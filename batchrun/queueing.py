@@ -84,7 +84,7 @@ def queue_run(
     if (data is None) == (options.input_from is None):
         raise UsageError("a run needs an input: give one, or the run whose results it shall be, and not both")
     program = pickle_pipeline(pipe)
-    run_id = new_run_id(pipe)
+    run_id = new_run_id(pipe.name)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
     with RunStore(settings.store_url) as store:
         _check_demands(pipe, live_services(store))

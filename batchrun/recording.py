@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrun.config import Settings
+from batchrun.data.files import join
 from batchrun.data.source import Source
 from batchrun.definition import Pipeline
 from batchrun.executor import Executor
@@ -21,13 +22,14 @@ from batchrun.session import describe_stages
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
 from batchrun.store.runs import RunRecord
+from batchrun.submission import Submission
 
-__all__ = ["input_record", "new_record", "new_run_id"]
+__all__ = ["input_record", "new_record", "new_run_id", "unplanned_record"]
 
 
-def new_run_id(pipeline: Pipeline) -> str:
-    """An id that nobody else makes, and that sorts by time within a pipeline."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pipeline.name)[:60].strip("-.") or "run"
+def new_run_id(pipeline: str) -> str:
+    """An id that nobody else makes, and that sorts by time within the pipeline of that name."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pipeline)[:60].strip("-.") or "run"
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
@@ -59,15 +61,42 @@ def new_record(
         folder=folder.path,
         rows_in=source.rows if source is not None else 0,
         params=dict(params),
-        settings=[
-            {"key": entry.key, "value": str(entry.value), "source": entry.source}
-            for entry in settings.entries()
-        ],
+        settings=_settings_record(settings),
         input=input_record(source, folder) if source is not None else {},
         stages=describe_stages(pipeline),
         cluster=executor.description if executor is not None else "",
         versions=dict(_versions()),
     )
+
+
+def unplanned_record(submission: Submission, settings: Settings, now: float) -> RunRecord:
+    """The record of a run of which only that is known that was asked for, made at *now*, in seconds since the
+    epoch.
+
+    What the pipeline is called, how it splits and what its stages are becomes known when the run is prepared.
+    """
+    module, _, name = submission.pipeline.partition(":")
+    run_id = new_run_id(name or module)
+    return RunRecord(
+        run_id=run_id,
+        pipeline=name or module,
+        target=submission.pipeline,
+        state=RunState.QUEUED,
+        created=now,
+        split="",
+        folder=join(settings.artifact_root, run_id),
+        rows_in=0,
+        params=submission.params,
+        settings=_settings_record(settings),
+        input={"description": submission.input or f"results of {submission.input_from}"},
+        versions=dict(_versions()),
+    )
+
+
+def _settings_record(settings: Settings) -> list[dict[str, str]]:
+    return [
+        {"key": entry.key, "value": str(entry.value), "source": entry.source} for entry in settings.entries()
+    ]
 
 
 def input_record(source: Source, folder: RunFolder) -> dict[str, Any]:

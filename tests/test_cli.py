@@ -43,6 +43,7 @@ COMMANDS = (
     "logs",
     "report",
     "pipelines",
+    "schedule",
     "config",
     "doctor",
 )

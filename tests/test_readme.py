@@ -1,4 +1,4 @@
-"""What README.md and docs/pipelines.md show is what happens."""
+"""What README.md, docs/pipelines.md and docs/schedules.md show is what happens."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "pipelines.md"
+SCHEDULES = ROOT / "docs" / "schedules.md"
 PROMISE = re.compile(r"#\s*→\s*(.*\S)\s*$")
 
 
@@ -73,14 +74,17 @@ def test_python_examples_give_what_they_promise(
     assert kept >= promises
 
 
-@pytest.mark.parametrize("document", [README, GUIDE], ids=["README", "pipelines"])
+@pytest.mark.parametrize("document", [README, GUIDE, SCHEDULES], ids=["README", "pipelines", "schedules"])
 def test_every_batchrun_command_parses(document: Path) -> None:
-    group = command_group()
-    found = [words[1:] for words in commands(document) if words[0] == "batchrun"]
+    found = [words for words in commands(document) if words[0] == "batchrun"]
 
     assert found
     for name, *arguments in found:
-        group.commands[name].make_context(name, list(arguments))
+        command = command_group()
+        while hasattr(command, "commands"):
+            name, *arguments = arguments
+            command = command.commands[name]
+        command.make_context(name, list(arguments))
 
 
 @pytest.mark.parametrize("document", [README, GUIDE], ids=["README", "pipelines"])
@@ -121,7 +125,7 @@ def test_the_two_commands_of_the_readme_are_targets_of_the_makefile() -> None:
     assert set(shown) <= set(targets)
 
 
-@pytest.mark.parametrize("document", [README, GUIDE], ids=["README", "pipelines"])
+@pytest.mark.parametrize("document", [README, GUIDE, SCHEDULES], ids=["README", "pipelines", "schedules"])
 def test_every_file_that_a_document_links_to_is_there(document: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8"))
 

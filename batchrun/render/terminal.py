@@ -48,6 +48,7 @@ __all__ = [
     "runs_table",
     "settings_table",
     "summary",
+    "table_of",
 ]
 
 STATE_SYMBOLS = {
@@ -158,7 +159,7 @@ def details(report: RunReport) -> Group:
     facts.add_row("ended", Text(moment(report.ended)))
     for name, value in report.params.items():
         facts.add_row("parameter", Text(f"{name} = {value!r}"))
-    table = _table(
+    table = table_of(
         "stage", "needs", "attempts", "failed", "median", "longest", "in all", right=(2, 3, 4, 5, 6)
     )
     for stage in stage_accounts(report):
@@ -247,7 +248,7 @@ def runs_table(runs: Iterable[RunLine], abandoned: Collection[str] = ()) -> Rend
     from rich.text import Text
 
     # The id begins with the pipeline's name and the time, so neither needs a column at 80 characters.
-    table = _table("run", "state", "rows solved", "submitted", right=(2,))
+    table = table_of("run", "state", "rows solved", "submitted", right=(2,))
     for column in table.columns[1:]:
         column.no_wrap = True
     gone = []
@@ -272,7 +273,7 @@ def settings_table(settings: Iterable[tuple[str, object, str]]) -> Table:
     """Every setting, its effective value, and where that came from."""
     from rich.text import Text
 
-    table = _table("setting", "value", "from")
+    table = table_of("setting", "value", "from")
     for key, value, source in settings:
         style = "dim" if source == "default" else ""
         shown = value if isinstance(value, str) else repr(value)
@@ -301,7 +302,7 @@ def pipelines_table(pipelines: Iterable[tuple[str, str, str, str]]) -> Renderabl
     """Each pipeline as ``(module:name, split, stages, what it is for)``."""
     from rich.text import Text
 
-    table = _table("pipeline", "split", "stages", "")
+    table = table_of("pipeline", "split", "stages", "")
     for target, split, stages, purpose in pipelines:
         table.add_row(
             Text(target, overflow="fold"),
@@ -347,7 +348,8 @@ def _facts() -> Table:
     return facts
 
 
-def _table(*headers: str, right: Sequence[int] = ()) -> Table:
+def table_of(*headers: str, right: Sequence[int] = ()) -> Table:
+    """An empty table in the style of all listings; *right* are the columns that are aligned there."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

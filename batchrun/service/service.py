@@ -15,8 +15,10 @@ from batchrun.cluster.connection import Connection
 from batchrun.config import Settings
 from batchrun.errors import BatchrunError, ClusterError, StoreError
 from batchrun.outcome import ErrorRecord, RunState
+from batchrun.recording import unplanned_record
 from batchrun.service.drive import Drive
 from batchrun.service.heart import Heart
+from batchrun.service.schedules import fire_due
 from batchrun.store.driver import driver_name, is_gone
 from batchrun.store.queue import QueuedRun
 from batchrun.store.runs import RunStore
@@ -98,6 +100,8 @@ class Service:
         self._asked: str | None = None
         self._stop = threading.Event()
         self._looked = float("-inf")
+        self._fired = float("-inf")
+        self._told: list[str] = []
         self._heart = Heart(settings, self.service, self._lost)
 
     def stop(self) -> None:
@@ -137,14 +141,26 @@ class Service:
             self._begin_to_end(self._heart.asked)
         if self._cluster.keep_up():
             self._tell()
-        if self._asked is not None or self._cluster.connection is None:
-            return
-        if not self._cluster.connection.alive:
+        if self._asked is not None:
             return
         now = time.monotonic()
+        if now - self._fired >= LOOK_EVERY:
+            self._fired = now
+            self._fire()
+        if self._cluster.connection is None or not self._cluster.connection.alive:
+            return
         if now - self._looked >= LOOK_EVERY or self._store.queue.anything_free():
             self._looked = now
             self._take()
+
+    def _fire(self) -> None:
+        """Queue the runs of schedules whose time has come, also while there is no cluster."""
+        now = self._store.services.now()
+        told = fire_due(self._store, now, lambda asked: unplanned_record(asked, self.settings, now))
+        for sentence in told:
+            if sentence not in self._told:  # one that cannot be fired is told each time
+                logger.info("%s", sentence)
+        self._told = told
 
     # Taking runs
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from batchrun.forecast import DurationHistory
+    from batchrun.store.schedules import Schedules
 
 __all__ = ["ChunkLog", "RunRecord", "RunStore", "SettledChunk"]
 
@@ -61,6 +62,13 @@ class RunStore:
     def services(self) -> Services:
         """Those services."""
         return Services(self._database)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """Runs that are made again and again."""
+        from batchrun.store.schedules import Schedules
+
+        return Schedules(self._database)
 
     @property
     def place(self) -> str:
