@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from batchrun.errors import LeaseLostError, RunNotFoundError
 from batchrun.outcome import Attempt, Outcome, RunState, SolvedAttempts
-from batchrun.store import commit, live, requests, schema
+from batchrun.store import commit, live, requests, rows, schema, telling
+from batchrun.store.event_record import EventKind, News
+from batchrun.store.eventlog import tell
 from batchrun.store.live import LiveState
 from batchrun.store.requests import CancelRequest
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from batchrun.store.database import Database
     from batchrun.store.records import SettledChunks
 
-__all__ = ["RunWriter"]
+__all__ = ["RunWriter", "take_over", "tell_end"]
 
 
 class RunWriter:
@@ -61,26 +63,31 @@ class RunWriter:
         solved = [outcome.value for outcome in Outcome if outcome.solved]
         with self.transaction() as (connection, run):
             state = connection.execute(sa.select(schema.runs.c.state).where(schema.runs.c.number == run))
-            if state.scalar() != RunState.QUEUED.value:
+            resumed = state.scalar() != RunState.QUEUED.value
+            if resumed:
                 requests.discard(connection, self.run_id)
             live.clear(connection, self.run_id)
             connection.execute(chunks.delete().where(chunks.c.run == run, chunks.c.outcome.not_in(solved)))
             _update(connection, run, changes)
+            cluster = changes.get("cluster", "")
+            tell(connection, EventKind.RUN_STARTED, run=run, resumed=resumed, cluster=cluster)
 
     def commit(
         self,
         attempts: Sequence[Attempt],
         settled: SettledChunks,
         solved: Sequence[SolvedAttempts] = (),
+        news: Sequence[News] = (),
         **changes: Any,
     ) -> None:
         """Record attempts with their logs and settled chunks, and change fields of the run, in one
-        transaction.
+        transaction; events tell of it.
 
         Args:
             attempts: Attempts one by one.
             settled: Chunks that have their outcome; each replaces what was recorded of it before.
             solved: Attempts as columns, of which there is nothing to tell.
+            news: What else happened to the run since the last commit.
             changes: Fields of the run, by the names of RunRecord.
         """
         with self.transaction() as (connection, run):
@@ -89,6 +96,9 @@ class RunWriter:
             for columns in solved:
                 commit.insert_solved(connection, run, columns)
             commit.upsert_chunks(connection, run, settled)
+            planned = _raised(connection, run, changes.get("chunks"))
+            for one in telling.news_of_commit(attempts, settled, planned, news):
+                tell(connection, one.kind, run=run, chunk=one.chunk, **one.data)
             _update(connection, run, changes)
 
     def take_requests(self) -> Sequence[CancelRequest]:
@@ -96,8 +106,11 @@ class RunWriter:
         with self._database.begin() as connection:
             if not requests.are_there(connection, self.run_id):
                 return []
-        with self.transaction() as (connection, _):
-            return requests.take(connection, self.run_id)
+        with self.transaction() as (connection, run):
+            taken = requests.take(connection, self.run_id)
+            for one in taken:
+                tell(connection, EventKind.CANCEL_TAKEN, run=run, chunk=one.chunk, keep_best=one.keep_best)
+            return taken
 
     def save_live(self, state: LiveState) -> None:
         """Tell how the run is doing, in place of what was told before."""
@@ -109,6 +122,7 @@ class RunWriter:
         with self.transaction() as (connection, run):
             _update(connection, run, changes)
             live.clear(connection, self.run_id)
+            tell_end(connection, run)
 
     def _check(self, connection: sa.Connection) -> int:
         """The run's number; nobody else can take the run over until the transaction ends."""
@@ -140,3 +154,17 @@ def _update(connection: sa.Connection, run: int, changes: dict[str, Any]) -> Non
         changes = {**changes, "error": asdict(changes["error"])}
     if changes:
         connection.execute(schema.runs.update().where(schema.runs.c.number == run).values(**changes))
+
+
+def tell_end(connection: sa.Connection, run: int) -> None:
+    """Tell how a run ended, by what its record says."""
+    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.number == run)).one()
+    tell(connection, EventKind.RUN_ENDED, run=run, **telling.end_of(rows.run_from_row(row)))
+
+
+def _raised(connection: sa.Connection, run: int, chunks: int | None) -> int | None:
+    """How many chunks are planned, if they are more than the run's record says."""
+    if chunks is None:
+        return None
+    before = connection.execute(sa.select(schema.runs.c.chunks).where(schema.runs.c.number == run)).scalar()
+    return None if chunks == before else chunks
