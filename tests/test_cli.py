@@ -42,6 +42,7 @@ COMMANDS = (
     "why",
     "logs",
     "report",
+    "events",
     "pipelines",
     "config",
     "doctor",
