@@ -18,6 +18,7 @@ from batchrun.store import attempts as attempts_of
 from batchrun.store import chunks as chunks_of
 from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
+from batchrun.store.deliveries import Deliveries
 from batchrun.store.event_record import EventKind
 from batchrun.store.eventlog import EventLog, tell
 from batchrun.store.live import LiveState
@@ -73,6 +74,11 @@ class RunStore:
     def events(self) -> EventLog:
         """Every change of state, in order."""
         return EventLog(self._database)
+
+    @cached_property
+    def deliveries(self) -> Deliveries:
+        """What became of the hooks."""
+        return Deliveries(self._database)
 
     def close(self) -> None:
         """Close the connections."""
