@@ -24,6 +24,7 @@ from batchrun.errors import ConfigError, LeaseLostError
 from batchrun.hooks import deliver, end_told, run_hooks, run_pending_hooks
 from batchrun.hooks.webhook import SIGNATURE
 from batchrun.outcome import RunState
+from batchrun.service.messenger import Messenger
 from batchrun.store.queue import QueueEntry
 from batchrun.store.records import RunRecord
 from batchrun.store.runs import RunStore
@@ -360,17 +361,49 @@ class TestQueuedRuns:
             with pytest.raises(SystemExit):
                 run_pending_hooks(store, webhook(receiver.url))
 
-        run_pending_hooks(store, webhook(receiver.url))
+        assert run_pending_hooks(store, webhook(receiver.url)) == []
+        monkeypatch.setattr(store._database, "now", lambda _: time.time() + 3600)
+        assert run_pending_hooks(store, webhook(receiver.url)) == ["delays-1"]
 
         first, second = (json.loads(body)["event"] for body in receiver.bodies)
         assert first == second
+
+    def test_are_told_by_one_of_many_who_look_at_the_same_time(self, start, store, here):
+        receiver = start()
+        queued_and_ended(store)
+        ready = threading.Barrier(6)
+
+        def look() -> None:
+            with RunStore("sqlite:///.batchrun/store.db") as mine:
+                ready.wait(30)
+                run_pending_hooks(mine, webhook(receiver.url))
+
+        threads = [threading.Thread(target=look) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert len(receiver.bodies) == 1
+
+    def test_are_told_by_the_messenger_of_a_service_before_it_ends(self, start, here):
+        receiver = start()
+        (here / "cluster.yaml").write_text(f"hooks: {{webhook: {{url: '{receiver.url}'}}}}\n")
+        messenger = Messenger(load_settings())
+        messenger.start()
+        with RunStore(load_settings().store_url) as store:
+            queued_and_ended(store)
+            messenger.stop()
+
+        assert not messenger.is_alive()
+        assert [json.loads(body)["run"] for body in receiver.bodies] == ["delays-1"]
 
     def test_whose_hook_failed_are_not_tried_for_ever(self, start, store):
         queued_and_ended(store)
 
         run_pending_hooks(store, webhook(start(410).url))
 
-        assert store.deliveries.pending() == []
+        assert store.deliveries.take(60.0) is None
         assert hook_events(store) == [("hook_failed", "the answer was 410")]
 
     def test_without_hooks_are_done_with_and_not_told_later(self, start, store):
@@ -395,9 +428,10 @@ class TestQueuedRuns:
         run_pending_hooks(store, hooks)
         del store.deliveries.record
 
-        assert store.deliveries.pending() == []
+        assert store.deliveries.take(60.0) is None
         store.take_over("delays-1").end(state=RunState.SUCCEEDED, ended=3.0)
-        assert store.deliveries.pending() == ["delays-1"]
+        assert run_pending_hooks(store, hooks) == ["delays-1"]
+        assert [kind for kind, _ in hook_events(store)] == ["hook_delivered"] * 2
 
     def test_that_go_on_are_not_told(self, store):
         store.create(RUN)

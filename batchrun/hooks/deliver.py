@@ -10,10 +10,10 @@ from typing import Any
 
 from batchrun.config import HookSettings
 from batchrun.hooks.command import run_command
-from batchrun.hooks.webhook import post
+from batchrun.hooks.webhook import post, wait_before
 from batchrun.store.deliveries import Delivery
 
-__all__ = ["deliver"]
+__all__ = ["deliver", "longest"]
 
 
 def deliver(
@@ -43,3 +43,17 @@ def deliver(
     if hooks.webhook is not None:
         deliveries.append(post(hooks.webhook, body, pause=pause, chance=chance))
     return tuple(deliveries)
+
+
+def longest(hooks: HookSettings) -> float:
+    """Seconds that it may take to give a document to all hooks.
+
+    >>> longest(HookSettings(webhook={"url": "https://example.org", "retries": 2, "timeout": "10s"}))
+    33.0
+    """
+    seconds = hooks.timeout if hooks.command is not None else 0.0
+    if hooks.webhook is not None:
+        retries = hooks.webhook.retries
+        seconds += (retries + 1) * hooks.webhook.timeout
+        seconds += sum(wait_before(retry, 1.0) for retry in range(1, retries + 1))
+    return seconds

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from batchrun.config import HookSettings
 from batchrun.errors import LeaseLostError
-from batchrun.hooks.deliver import deliver
+from batchrun.hooks.deliver import deliver, longest
 from batchrun.store.deliveries import Delivery
 from batchrun.store.event_record import EventKind
 from batchrun.store.run_document import record_document
@@ -17,6 +17,9 @@ from batchrun.store.runs import RunStore
 __all__ = ["end_told", "run_hooks", "run_pending_hooks"]
 
 logger = logging.getLogger("batchrun")
+
+SLACK = 60.0
+"""Seconds beside what hooks may take after which the process that called them counts as gone."""
 
 
 def run_hooks(store: RunStore, hooks: HookSettings, run_id: str, *, after: int = 0) -> tuple[Delivery, ...]:
@@ -60,12 +63,16 @@ def run_hooks(store: RunStore, hooks: HookSettings, run_id: str, *, after: int =
 def run_pending_hooks(store: RunStore, hooks: HookSettings) -> list[str]:
     """Tell of the ends of queued runs that are still to be told; returns these runs.
 
+    Each end is told by one process at a time. If that dies, another tells it a minute after the first can
+    have been at it at the latest.
+
     Without hooks they are done with all the same, so that hooks which are set later do not tell of old runs.
     """
-    pending = store.deliveries.pending()
-    for run_id in pending:
+    told: list[str] = []
+    while (run_id := store.deliveries.take(longest(hooks) + SLACK)) is not None:
+        told.append(run_id)
         run_hooks(store, hooks, run_id)
-    return pending
+    return told
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from batchrun.errors import BatchrunError, ClusterError, StoreError
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.service.drive import Drive
 from batchrun.service.heart import Heart
+from batchrun.service.messenger import Messenger
 from batchrun.store.driver import driver_name, is_gone
 from batchrun.store.queue import QueuedRun
 from batchrun.store.runs import RunStore
@@ -99,6 +100,7 @@ class Service:
         self._stop = threading.Event()
         self._looked = float("-inf")
         self._heart = Heart(settings, self.service, self._lost)
+        self._messenger = Messenger(settings)
 
     def stop(self) -> None:
         """Leave the runs as they stand, and end; may be called from a signal handler."""
@@ -113,6 +115,7 @@ class Service:
             store.services.add(self._record())
             logger.info("%s is up; its store is %s", self.service, store.place)
             self._heart.start()
+            self._messenger.start()
             try:
                 self._serve()
             finally:
@@ -201,7 +204,7 @@ class Service:
         gone = [other.service for other in others if is_gone(other.process)]
         for service in gone:
             logger.warning("%s is gone; its runs go on here", service)
-            self._store.services.remove(service)
+            self._store.services.remove(service, gone=True)
         return gone
 
     def _lost(self, held: set[str]) -> None:
@@ -231,6 +234,7 @@ class Service:
         for drive in self._drives.values():
             drive.join(max(0.0, until - time.monotonic()))
         self._heart.stop()
+        self._messenger.stop()
         with contextlib.suppress(StoreError):
             self._store.services.remove(self.service)
         self._cluster.close()

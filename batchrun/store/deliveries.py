@@ -45,17 +45,26 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def pending(self) -> list[str]:
-        """Runs of the queue that have ended without their hooks being done with, by when they ended."""
-        queue, runs = schema.queue, schema.runs
-        query = (
-            sa.select(runs.c.run_id)
-            .join(queue, queue.c.run == runs.c.number)
-            .where(queue.c.hook == "pending", runs.c.state.in_(_ENDED))
-            .order_by(runs.c.ended, runs.c.number)
-        )
+    def take(self, seconds: float) -> str | None:
+        """A run of the queue that has ended and whose hooks are not done with; None if there is none.
+
+        For so many seconds nobody else is given it; then it is taken to be in the hands of a process that is
+        gone.
+        """
+        queue = schema.queue
         with self._database.begin() as connection:
-            return list(connection.execute(query).scalars())
+            if _next(connection, self._database.now(connection)) is None:
+                return None
+        with self._database.write() as connection:
+            self._database.serialize(connection, "deliveries")
+            now = self._database.now(connection)
+            found = _next(connection, now)
+            if found is None:
+                return None
+            run, run_id = found
+            values = {"hook": "telling", "lease_until": now + seconds}
+            connection.execute(queue.update().where(queue.c.run == run).values(**values))
+        return run_id
 
     def record(self, run_id: str, event: int, deliveries: Sequence[Delivery]) -> None:
         """Record what became of the hooks of one end of a run.
@@ -76,7 +85,8 @@ class Deliveries:
             is_last = connection.execute(last_end).scalar() == event
             if is_last and connection.execute(state.with_for_update()).scalar() in _ENDED:
                 hook = "done" if all(delivery.delivered for delivery in deliveries) else "failed"
-                connection.execute(queue.update().where(queue.c.run == run).values(hook=hook))
+                values = {"hook": hook, "lease_until": None}
+                connection.execute(queue.update().where(queue.c.run == run).values(**values))
             for delivery in deliveries:
                 tell(
                     connection,
@@ -89,3 +99,18 @@ class Deliveries:
                     seconds=round(delivery.seconds, 3),
                     error=delivery.error or None,
                 )
+
+
+def _next(connection: sa.Connection, now: float) -> tuple[int, str] | None:
+    """The number and the id of the next run whose end is to be told."""
+    queue, runs = schema.queue, schema.runs
+    left = sa.and_(queue.c.hook == "telling", queue.c.lease_until < now)
+    query = (
+        sa.select(runs.c.number, runs.c.run_id)
+        .join(queue, queue.c.run == runs.c.number)
+        .where(runs.c.state.in_(_ENDED), sa.or_(queue.c.hook == "pending", left))
+        .order_by(runs.c.ended, runs.c.number)
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else (row.number, row.run_id)

@@ -62,8 +62,7 @@ class RunWriter:
         chunks = schema.chunks
         solved = [outcome.value for outcome in Outcome if outcome.solved]
         with self.transaction() as (connection, run):
-            state = connection.execute(sa.select(schema.runs.c.state).where(schema.runs.c.number == run))
-            resumed = state.scalar() != RunState.QUEUED.value
+            resumed = _state(connection, run) is not RunState.QUEUED
             if resumed:
                 requests.discard(connection, self.run_id)
             live.clear(connection, self.run_id)
@@ -120,9 +119,11 @@ class RunWriter:
     def end(self, **changes: Any) -> None:
         """Change fields of the run at its end, and forget how it was doing."""
         with self.transaction() as (connection, run):
+            before = _state(connection, run)
             _update(connection, run, changes)
             live.clear(connection, self.run_id)
-            tell_end(connection, run)
+            if not before.ended:  # else it is said once more, since nobody knew whether the store had it
+                tell_end(connection, run)
 
     def _check(self, connection: sa.Connection) -> int:
         """The run's number; nobody else can take the run over until the transaction ends."""
@@ -160,6 +161,11 @@ def tell_end(connection: sa.Connection, run: int) -> None:
     """Tell how a run ended, by what its record says."""
     row = connection.execute(sa.select(schema.runs).where(schema.runs.c.number == run)).one()
     tell(connection, EventKind.RUN_ENDED, run=run, **telling.end_of(rows.run_from_row(row)))
+
+
+def _state(connection: sa.Connection, run: int) -> RunState:
+    query = sa.select(schema.runs.c.state).where(schema.runs.c.number == run)
+    return RunState(connection.execute(query).scalar_one())
 
 
 def _raised(connection: sa.Connection, run: int, chunks: int | None) -> int | None:
