@@ -250,11 +250,10 @@ def test_a_reader_that_remembers_the_last_id_misses_no_event_of_writers_side_by_
         threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
         for thread in threads:
             thread.start()
-        while len(seen) < writers * each and (any(t.is_alive() for t in threads) or not seen):
+        going_on = True
+        while going_on:
+            going_on = any(thread.is_alive() for thread in threads)
             seen += [event.id for event in store.events.read(after=seen[-1] if seen else after)]
-        for thread in threads:
-            thread.join()
-        seen += [event.id for event in store.events.read(after=seen[-1])]
 
         assert seen == [event.id for event in store.events.read(after=after)]
         assert len(seen) == writers * each
