@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from batchrun.store import schema
+from batchrun.store.commit import insert_into
 from batchrun.store.event_record import EventKind, EventRecord, News
 from batchrun.store.rows import storable
 
@@ -49,16 +51,17 @@ def write_down(connection: sa.Connection, told: Sequence[News], at: float) -> No
     """Write what was told in a transaction, at its end."""
     numbers = {run: _number(connection, run) for run in {news.run for news in told}}
     rows = [
-        {
-            "at": at,
-            "kind": news.kind.value,
-            "run": numbers[news.run],
-            "chunk": news.chunk,
-            "data": _storable(news.data) or None,
-        }
+        (
+            at,
+            news.kind.value,
+            numbers[news.run],
+            news.chunk,
+            json.dumps(_storable(news.data)) if news.data else None,
+        )
         for news in told
     ]
-    connection.execute(schema.events.insert(), rows)
+    columns = ("at", "kind", "run", "chunk", "data")
+    connection.exec_driver_sql(insert_into(connection, schema.events, columns), rows)
 
 
 class EventLog:

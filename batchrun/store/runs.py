@@ -125,8 +125,7 @@ class RunStore:
             done = connection.execute(runs.update().where(untouched).values(**changes))
             if done.rowcount:
                 live.clear(connection, record.run_id)
-                number = connection.execute(sa.select(schema.number_of(record.run_id))).scalar_one()
-                tell_end(connection, number)
+                tell_end(connection, record.run_id)
             return bool(done.rowcount)
 
     # Asking: everybody may.

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from batchrun.outcome import Attempt, ErrorRecord, Outcome
+from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
 from batchrun.store.event_record import EventKind, News
 
 if TYPE_CHECKING:
-    from batchrun.store.records import RunRecord, SettledChunks
+    from batchrun.store.records import SettledChunks
 
-__all__ = ["MOST", "chunk_cut", "end_of", "news_of_commit", "run_stopping"]
+__all__ = ["MOST", "ROWS", "chunk_cut", "end_of", "news_of_commit", "run_stopping"]
 
 MOST = 100
 """Events of single chunks, of each kind, that one commit tells; the rest are counted."""
 SHORT = 200
 """Characters of an error that are told."""
+ROWS = ("rows_in", "rows_solved", "rows_quarantined", "rows_cancelled")
+"""Columns of a run that account for its rows."""
 
 
 def news_of_commit(
@@ -38,16 +40,16 @@ def news_of_commit(
     return told
 
 
-def end_of(record: RunRecord) -> dict[str, Any]:
-    """What is told of a run at its end."""
-    rows = {
-        "rows_in": record.rows_in,
-        "rows_solved": record.rows_solved,
-        "rows_quarantined": record.rows_quarantined,
-        "rows_cancelled": record.rows_cancelled,
+def end_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a run at its end, from fields of its record."""
+    error = record.get("error")
+    if isinstance(error, Mapping):  # as the tables hold it
+        error = ErrorRecord(error["type"], error["message"])
+    return {
+        "state": RunState(record["state"]).value,
+        **{name: record[name] for name in ROWS},
+        "error": _in_short(error) if error else None,
     }
-    error = {"error": _in_short(record.error)} if record.error else {}
-    return {"state": record.state.value, **rows, **error}
 
 
 def chunk_cut(chunk: int, parts: Sequence[int], rows: Sequence[int]) -> News:

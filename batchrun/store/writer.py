@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from batchrun.errors import LeaseLostError, RunNotFoundError
 from batchrun.outcome import Attempt, Outcome, RunState, SolvedAttempts
-from batchrun.store import commit, live, requests, rows, schema, telling
+from batchrun.store import commit, live, requests, schema, telling
 from batchrun.store.event_record import EventKind, News
 from batchrun.store.eventlog import tell
 from batchrun.store.live import LiveState
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from batchrun.store.records import SettledChunks
 
 __all__ = ["RunWriter", "take_over", "tell_end"]
+
+
+_STANDING = [schema.runs.c[name] for name in ("number", "fence", "state", "chunks", *telling.ROWS)]
+"""What is asked of a run's record before it is written."""
 
 
 class RunWriter:
@@ -45,6 +49,12 @@ class RunWriter:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[tuple[sa.Connection, int]]:
         """A connection that may write the run until the end of the context, and the run's number."""
+        with self._turn() as (connection, run):
+            yield connection, run.number
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
+        """The same with what the record says of how the run stands."""
         with self._database.write() as connection:
             yield connection, self._check(connection)
 
@@ -61,8 +71,8 @@ class RunWriter:
         """
         chunks = schema.chunks
         solved = [outcome.value for outcome in Outcome if outcome.solved]
-        with self.transaction() as (connection, run):
-            resumed = _state(connection, run) is not RunState.QUEUED
+        with self._turn() as (connection, before):
+            run, resumed = before.number, before.state != RunState.QUEUED.value
             if resumed:
                 requests.discard(connection, self.run_id)
             live.clear(connection, self.run_id)
@@ -89,14 +99,15 @@ class RunWriter:
             news: What else happened to the run since the last commit.
             changes: Fields of the run, by the names of RunRecord.
         """
-        with self.transaction() as (connection, run):
+        with self._turn() as (connection, before):
+            run, planned = before.number, changes.get("chunks", before.chunks)
             commit.insert_attempts(connection, run, attempts)
             commit.insert_logs(connection, run, attempts)
             for columns in solved:
                 commit.insert_solved(connection, run, columns)
             commit.upsert_chunks(connection, run, settled)
-            planned = _raised(connection, run, changes.get("chunks"))
-            for one in telling.news_of_commit(attempts, settled, planned, news):
+            more = planned if planned != before.chunks else None
+            for one in telling.news_of_commit(attempts, settled, more, news):
                 tell(connection, one.kind, run=run, chunk=one.chunk, **one.data)
             _update(connection, run, changes)
 
@@ -118,17 +129,17 @@ class RunWriter:
 
     def end(self, **changes: Any) -> None:
         """Change fields of the run at its end, and forget how it was doing."""
-        with self.transaction() as (connection, run):
-            before = _state(connection, run)
-            _update(connection, run, changes)
+        with self._turn() as (connection, before):
+            _update(connection, before.number, changes)
             live.clear(connection, self.run_id)
-            if not before.ended:  # else it is said once more, since nobody knew whether the store had it
-                tell_end(connection, run)
+            if not RunState(before.state).ended:  # else the store had it, and only the answer was lost
+                told = telling.end_of({**before._mapping, **changes})
+                tell(connection, EventKind.RUN_ENDED, run=before.number, **told)
 
-    def _check(self, connection: sa.Connection) -> int:
-        """The run's number; nobody else can take the run over until the transaction ends."""
+    def _check(self, connection: sa.Connection) -> sa.Row[Any]:
+        """How the run stands; nobody else can take the run over until the transaction ends."""
         runs = schema.runs
-        query = sa.select(runs.c.number, runs.c.fence).where(runs.c.run_id == self.run_id).with_for_update()
+        query = sa.select(*_STANDING).where(runs.c.run_id == self.run_id).with_for_update()
         row = connection.execute(query).one_or_none()
         if row is None:
             raise RunNotFoundError(f"run {self.run_id} is no longer in the store; somebody removed it")
@@ -137,8 +148,7 @@ class RunWriter:
                 f"run {self.run_id} was taken over by another process, since this one was silent for too "
                 "long; it goes on there, and nothing more is written from here"
             )
-        number: int = row.number
-        return number
+        return row
 
 
 def take_over(connection: sa.Connection, run_id: str) -> int:
@@ -157,20 +167,8 @@ def _update(connection: sa.Connection, run: int, changes: dict[str, Any]) -> Non
         connection.execute(schema.runs.update().where(schema.runs.c.number == run).values(**changes))
 
 
-def tell_end(connection: sa.Connection, run: int) -> None:
+def tell_end(connection: sa.Connection, run_id: str) -> None:
     """Tell how a run ended, by what its record says."""
-    row = connection.execute(sa.select(schema.runs).where(schema.runs.c.number == run)).one()
-    tell(connection, EventKind.RUN_ENDED, run=run, **telling.end_of(rows.run_from_row(row)))
-
-
-def _state(connection: sa.Connection, run: int) -> RunState:
-    query = sa.select(schema.runs.c.state).where(schema.runs.c.number == run)
-    return RunState(connection.execute(query).scalar_one())
-
-
-def _raised(connection: sa.Connection, run: int, chunks: int | None) -> int | None:
-    """How many chunks are planned, if they are more than the run's record says."""
-    if chunks is None:
-        return None
-    before = connection.execute(sa.select(schema.runs.c.chunks).where(schema.runs.c.number == run)).scalar()
-    return None if chunks == before else chunks
+    runs = schema.runs
+    row = connection.execute(sa.select(*_STANDING, runs.c.error).where(runs.c.run_id == run_id)).one()
+    tell(connection, EventKind.RUN_ENDED, run=row.number, **telling.end_of({**row._mapping}))
