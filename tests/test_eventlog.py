@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -263,6 +265,17 @@ def test_every_kind_describes_itself():
     descriptions = [kind.description for kind in EventKind]
     assert len(set(descriptions)) == len(descriptions)
     assert not [text for text in descriptions if text.endswith(".") or text[0].isupper()]
+
+
+def test_the_manual_lists_every_kind():
+    manual = (Path(__file__).parent.parent / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z_`, ]+) \|", manual, flags=re.MULTILINE)
+    listed: set[str] = set()
+    for row in rows:
+        first, *others = re.findall(r"`([a-z_]+)`", row)
+        subject = first.partition("_")[0]
+        listed |= {first, *(subject + other if other[0] == "_" else other for other in others)}
+    assert listed == set(EventKind)
 
 
 def picky(chunk: pd.DataFrame) -> pd.DataFrame:

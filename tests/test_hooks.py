@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -123,6 +125,22 @@ class TestWebhook:
         expected = hmac.new(SECRET.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
         assert proof == f"v1={expected}"
         assert abs(time.time() - int(at)) < 60
+
+    def test_signs_so_that_the_check_of_the_manual_believes_it_and_nothing_else(self, start, secret_file):
+        manual = (Path(__file__).parent.parent / "docs" / "events.md").read_text(encoding="utf-8")
+        [snippet] = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(snippet, names)
+        receiver = start()
+
+        deliver(webhook(receiver.url, secret_file=str(secret_file)), DOCUMENT)
+
+        [body], [headers] = receiver.bodies, receiver.headers
+        check, header = names["is_genuine"], headers[SIGNATURE]
+        assert check(SECRET.encode(), header, body)
+        assert not check(b"another", header, body)
+        assert not check(SECRET.encode(), header, body + b" ")
+        assert not check(SECRET.encode(), header, body, most_seconds=-1)
 
     def test_without_a_secret_is_not_signed(self, start):
         receiver = start()
