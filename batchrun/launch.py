@@ -22,6 +22,7 @@ from batchrun.errors import PipelineError, RunNotFoundError, UsageError
 from batchrun.estimate import fit_memory
 from batchrun.events import Observer
 from batchrun.executor import Executor
+from batchrun.hooks import end_told
 from batchrun.loading import load_pipeline
 from batchrun.opener import Opener
 from batchrun.outcome import RunState
@@ -122,7 +123,7 @@ def run_pipeline(
             allowance,
             supply=supply,
         )
-        with driving(session.run_id):
+        with end_told(store, settings.hooks, session.run_id), driving(session.run_id):
             session.drive()
     return RunReport(settings.store_url, run_id)
 
@@ -181,7 +182,7 @@ def resume_run(
             supply=supply,
             settled=settled,
         )
-        with driving(session.run_id):
+        with end_told(store, settings.hooks, session.run_id), driving(session.run_id):
             session.drive()
     return RunReport(settings.store_url, record.run_id)
 

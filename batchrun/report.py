@@ -26,6 +26,7 @@ from batchrun.tables import (
     CUT,
     chunk_outcomes,
     chunk_table,
+    event_table,
     failure_table,
     family,
     last_failures,
@@ -262,6 +263,13 @@ class RunReport:
         attempt began, objective, bound, gap."""
         with RunStore(self._store_url) as store:
             return store.incumbents(self.run_id)
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """One row a change of state of the run so far, in order: id, at (seconds since the epoch), kind (see
+        docs/events.md), chunk (missing if it is of none, or of many) and data (a dictionary)."""
+        with RunStore(self._store_url) as store:
+            return event_table(store.events.read(run_id=self.run_id))
 
     @cached_property
     def chunks(self) -> pd.DataFrame:

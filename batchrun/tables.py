@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrun.outcome import Integers
+    from batchrun.store.event_record import EventRecord
 
 __all__ = [
     "CUT",
     "chunk_outcomes",
     "chunk_table",
+    "event_table",
     "failure_table",
     "family",
     "last_failures",
@@ -77,6 +79,13 @@ def chunk_table(
         "gap": _placed(len(chunks), place, known.gaps, np.nan),
     }
     return pd.DataFrame(columns)
+
+
+def event_table(events: Iterable[EventRecord]) -> pd.DataFrame:
+    """One row an event, in order."""
+    rows = [(event.id, event.at, event.kind, event.chunk, event.data) for event in events]
+    frame = pd.DataFrame(rows, columns=["id", "at", "kind", "chunk", "data"])
+    return frame.astype({"id": "int64", "at": "float64", "kind": "str", "chunk": "Int64", "data": "object"})
 
 
 def family(plan: PlannedChunks, chunk: int) -> list[int]:

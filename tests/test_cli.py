@@ -42,6 +42,7 @@ COMMANDS = (
     "why",
     "logs",
     "report",
+    "events",
     "pipelines",
     "schedule",
     "config",
@@ -148,6 +149,18 @@ class TestSubmit:
         assert "20 rows in = 19 solved + 1 quarantined + 0 cancelled" in said.out
         assert "seven [bold]is[/bold] bad" in said.out
         assert "\x1b[" not in said.out + said.err
+
+    def test_with_a_hook_that_fails_prints_one_document_and_ends_as_the_run_did(self, project, submit):
+        (project / "cluster.yaml").write_text("hooks: {command: [no-such-program-here]}\n")
+
+        said = submit("work:picky_pipeline", "--json", "--quiet")
+
+        assert said.code == 3
+        assert said.document["state"] == "partial"
+        with RunStore(STORE) as store:
+            [failed] = store.events.read(kinds=["hook_failed"])
+        assert failed.run_id == said.document["run"]
+        assert failed.data["error"].startswith("it cannot be started")
 
     def test_of_a_broken_pipeline_fails_and_shows_the_error(self, submit):
         said = submit("work:broken", "--quiet")

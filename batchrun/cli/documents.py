@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
-    from batchrun.store.runs import RunRecord
 
-__all__ = ["document", "full_document", "record_document", "write_report"]
+__all__ = ["document", "full_document", "write_report"]
 
 
 def document(report: RunReport) -> dict[str, Any]:
     """A run as JSON."""
+    from batchrun.store.run_document import record_document
+
     html = Path(report.folder, "report.html")
     return {
         **record_document(report.record),
@@ -38,20 +39,6 @@ def full_document(report: RunReport) -> dict[str, Any]:
     for chunk in running:
         del chunk["log"]  # `batchrun logs` has it
     return {**document(report), "running": running, "why": report.why()}
-
-
-def record_document(record: RunRecord) -> dict[str, Any]:
-    """What the store knows of a run as a whole, as JSON."""
-    from batchrun.store.driver import is_driven
-
-    keys = ("pipeline", "rows_in", "rows_solved", "rows_quarantined", "rows_cancelled", "chunks", "folder")
-    times = ("created", "started", "ended")
-    return {
-        "run": record.run_id,
-        "state": record.state.value,
-        "driven": is_driven(record),
-        **{key: getattr(record, key) for key in (*keys, *times)},
-    }
 
 
 def write_report(report: RunReport, html: Path | None, excel: Path | None, *, always: bool) -> dict[str, str]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from batchrun.store.records import ChunkLog
     from batchrun.store.runs import RunStore
 
-__all__ = ["LogTail", "follow_logs"]
+__all__ = ["LogTail", "follow_logs", "plain"]
 
 POLL_EVERY = 1.0
 """Seconds between two looks at the logs; the driver of a run tells them as often."""
@@ -52,7 +52,7 @@ class LogTail:
             before = self._told.get(attempt, "")
             if before is None:
                 continue
-            text = _plain(log.text)
+            text = plain(log.text)
             more = _after(before, text)
             self._told[attempt] = text if log.live else None
             if not more:
@@ -114,6 +114,6 @@ def _after(before: str, now: str) -> str:
     return now[place + len(mark) :] if place >= 0 else LEFT_OUT + now
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text without control characters; a line that overwrites itself becomes lines."""
     return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))

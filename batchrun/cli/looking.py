@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batchrun import console
-from batchrun.cli.documents import document, full_document, record_document, write_report
+from batchrun.cli.documents import document, full_document, write_report
 from batchrun.cli.options import Chunk, Cluster, Excel, Html, Json, Override, Run, settings_of
 from batchrun.cli.program import app
 from batchrun.errors import UsageError
@@ -31,6 +31,7 @@ def runs(
 ) -> None:
     """List runs, newest first."""
     from batchrun.store.driver import is_driven
+    from batchrun.store.run_document import record_document
     from batchrun.store.runs import RunStore
 
     with RunStore(settings_of(cluster, override).store_url) as store:

@@ -15,7 +15,7 @@ from batchrun import console
 from batchrun.errors import BatchrunError, ClusterUnreachableError, UsageError
 from batchrun.outcome import ExitCode
 
-__all__ = ["app", "main"]
+__all__ = ["app", "leave_output", "main"]
 
 app = typer.Typer(
     name="batchrun",
@@ -58,13 +58,18 @@ def main() -> NoReturn:
     except KeyboardInterrupt as error:
         code = _say(error, ExitCode.INTERRUPTED, as_json)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_output()
         code = ExitCode.SUCCEEDED
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's own errors are about usage
             raise
         code = _say(error, ExitCode.USAGE, as_json)
     sys.exit(int(code))
+
+
+def leave_output() -> None:
+    """Write to standard output no more, since nobody reads it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code_of(error: BatchrunError) -> ExitCode:

@@ -2,28 +2,34 @@
 
 from batchrun.config.settings import (
     ConnectSettings,
+    HookSettings,
     LocalSettings,
     RunSettings,
     SecuritySettings,
     ServiceSettings,
     Setting,
     Settings,
+    WebhookSettings,
     WorkerGroup,
     json_schema,
     load_settings,
     settings_for_address,
+    shown_url,
 )
 
 __all__ = [
     "ConnectSettings",
+    "HookSettings",
     "LocalSettings",
     "RunSettings",
     "SecuritySettings",
     "ServiceSettings",
     "Setting",
     "Settings",
+    "WebhookSettings",
     "WorkerGroup",
     "json_schema",
     "load_settings",
     "settings_for_address",
+    "shown_url",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,16 +28,19 @@ __all__ = [
     "FILE_NAME",
     "ConnectFile",
     "ConnectSettings",
+    "HookSettings",
     "LocalFile",
     "LocalSettings",
     "RunSettings",
     "SecuritySettings",
     "ServiceSettings",
     "StorageSettings",
+    "WebhookSettings",
     "WorkerGroup",
     "json_schema",
     "read_size",
     "read_time",
+    "shown_url",
 ]
 
 FILE_NAME = "cluster.yaml"
@@ -82,6 +86,35 @@ def _endpoint(value: object) -> str | None:
     if not (isinstance(value, str) and separator and host and port.isdecimal() and int(port) < 65536):
         raise ValueError("write host:port, like 127.0.0.1:8787, or off")
     return value
+
+
+def _webhook_url(value: object) -> str:
+    """A URL to post to; what is wrong with it is said without showing it."""
+    if not isinstance(value, str):
+        raise ValueError("a URL is wanted, like https://example.org/batchrun")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("a URL has no blanks and only ASCII letters; write others as %xx")
+    parts = urllib.parse.urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a URL that begins with http:// or https:// and a host is wanted")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            "a URL holds no user and password here, since logs on the way would keep them; "
+            "sign what is posted with `secret_file`"
+        )
+    _ = parts.port  # raises ValueError for one that is no number
+    return value
+
+
+def shown_url(url: str) -> str:
+    """The URL as it may be shown: its path and query may hold a token.
+
+    >>> shown_url("https://hooks.example.org:8443/services/T0/hush?key=hush")
+    'https://hooks.example.org:8443/…'
+    """
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" + ("/…" if parts.path.strip("/") or parts.query else "")
 
 
 Size = Annotated[
@@ -194,6 +227,37 @@ class ServiceSettings(_Section):
         return lease
 
 
+class WebhookSettings(_Section):
+    """Where the end of a run is posted to."""
+
+    url: Annotated[str, BeforeValidator(_webhook_url)] = Field(repr=False)
+    """An http or https URL; only its host is ever shown."""
+    secret_file: str | None = None
+    """A file with the secret that signs what is posted; without it nothing is signed."""
+    retries: StrictInt = Field(default=5, ge=0, le=20)
+    """How often it is tried again when nobody answers or the other side has trouble of its own."""
+    timeout: Time = 10.0
+    """How long each try may take."""
+
+
+class HookSettings(_Section):
+    """Who is told when a run has ended; nobody by default."""
+
+    command: list[str] | None = Field(default=None, min_length=1)
+    """A program and its arguments, started without a shell; it reads the run as JSON."""
+    timeout: Time = 30.0
+    """How long the command may take before it is ended."""
+    webhook: WebhookSettings | None = None
+    """Where the run is posted to as JSON."""
+    only: list[Literal["succeeded", "partial", "failed", "cancelled"]] = Field(default_factory=list)
+    """Only runs that ended so are told of; all of them if it is empty."""
+
+    @property
+    def on(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self.command is not None or self.webhook is not None
+
+
 class LocalSettings(_Section):
     """A cluster that batchrun starts on this machine and closes again."""
 
@@ -251,6 +315,8 @@ class StorageSettings(_Section):
     """How runs are driven."""
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     """How a service drives queued runs."""
+    hooks: HookSettings = Field(default_factory=HookSettings)
+    """Who is told when a run has ended."""
 
 
 class LocalFile(StorageSettings, LocalSettings):

@@ -15,16 +15,19 @@ from batchrun.config.file import (
     FILES,
     ConnectFile,
     ConnectSettings,
+    HookSettings,
     LocalFile,
     LocalSettings,
     RunSettings,
     SecuritySettings,
     ServiceSettings,
     StorageSettings,
+    WebhookSettings,
     WorkerGroup,
     json_schema,
     read_size,
     read_time,
+    shown_url,
 )
 from batchrun.config.source import Origin, parse_value, read_yaml
 from batchrun.errors import ConfigError, near_miss
@@ -32,17 +35,24 @@ from batchrun.resources import format_bytes, format_seconds
 
 __all__ = [
     "ConnectSettings",
+    "HookSettings",
     "LocalSettings",
     "RunSettings",
     "SecuritySettings",
     "ServiceSettings",
     "Setting",
     "Settings",
+    "WebhookSettings",
     "WorkerGroup",
     "json_schema",
     "load_settings",
     "settings_for_address",
+    "shown_url",
 ]
+
+
+_URL = ("hooks", "webhook", "url")
+"""The key whose value may hold a token."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +61,8 @@ class Setting:
 
     key: str
     """Dotted path of the key, like ``workers.standard.count``."""
-    value: str | float | bool | None
-    """The value as people write it; passwords are masked."""
+    value: str | float | bool | list[str] | None
+    """The value as people write it; passwords are masked, and of a webhook's URL the host is shown."""
     source: str
     """``default``, ``flag``, or file and line, like ``cluster.yaml:7``."""
 
@@ -73,6 +83,8 @@ class Settings:
     """The cluster.yaml that was read; None for the built-in defaults."""
     service: ServiceSettings = field(default_factory=ServiceSettings)
     """How a service drives queued runs."""
+    hooks: HookSettings = field(default_factory=HookSettings)
+    """Who is told when a run has ended."""
     listing: tuple[Setting, ...] = field(default=(), repr=False)
     """What `entries` returns."""
 
@@ -128,7 +140,7 @@ def _settle(path: Path | None, raw: dict[str, Any], origin: Origin, overrides: M
         files = {key: str(base / Path(name).expanduser()) for key, name in cluster.security}
         cluster = cluster.model_copy(update={"security": SecuritySettings(**files)})
     listing = tuple(
-        Setting(".".join(key), value, origin.source(key))
+        Setting(".".join(key), _shown(key, value), origin.source(key))
         for key, value in _leaves(file, raw)
         if key not in (("store",), ("artifacts",))
     )
@@ -136,7 +148,25 @@ def _settle(path: Path | None, raw: dict[str, Any], origin: Origin, overrides: M
         Setting("store", _masked(store_url), origin.source(("store",))),
         Setting("artifacts", _masked(artifact_root), origin.source(("artifacts",))),
     )
-    return Settings(cluster, file.run, store_url, artifact_root, path, file.service, listing + places)
+    return Settings(
+        cluster,
+        file.run,
+        store_url,
+        artifact_root,
+        path,
+        service=file.service,
+        hooks=_hooks(file.hooks, base),
+        listing=listing + places,
+    )
+
+
+def _hooks(hooks: HookSettings, base: Path) -> HookSettings:
+    """The hooks, with the file of the secret found from the folder *base*."""
+    webhook = hooks.webhook
+    if webhook is None or webhook.secret_file is None:
+        return hooks
+    secret_file = str(base / Path(webhook.secret_file).expanduser())
+    return hooks.model_copy(update={"webhook": webhook.model_copy(update={"secret_file": secret_file})})
 
 
 def _override(raw: dict[str, Any], origin: Origin, overrides: Mapping[str, str]) -> Origin:
@@ -185,6 +215,8 @@ def _explain(kind: str, issue: Any, origin: Origin) -> str:
         return f"{place}: {dotted}: {said}" if dotted else f"{place}: {said}"
     if issue["type"] == "string_pattern_mismatch":
         said = "an address like tcp://127.0.0.1:8786"
+    if key[:2] == _URL[:2]:  # what is written there may hold a token
+        return f"{place}: {dotted}: it should be {said}"
     return f"{place}: {dotted}: {issue['input']!r} is not {said.removeprefix('a valid ')}"
 
 
@@ -195,8 +227,11 @@ def _known_keys(model: type[BaseModel], key: tuple[str, ...]) -> list[str]:
         "service": ServiceSettings,
         "workers": WorkerGroup,
         "security": SecuritySettings,
+        "hooks": HookSettings,
+        "hooks.webhook": WebhookSettings,
     }
-    return list(sections[key[0]].model_fields if key else model.model_fields)
+    section = sections.get(".".join(key)) or sections[key[0]] if key else model
+    return list(section.model_fields)
 
 
 def _leaves(model: BaseModel, raw: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -244,6 +279,11 @@ def _places(file: StorageSettings, base: Path) -> tuple[str, str]:
         return url, str(folder / "runs")
     remote = "://" in file.artifacts
     return url, file.artifacts if remote else str(base / Path(file.artifacts).expanduser())
+
+
+def _shown(key: tuple[str, ...], value: Any) -> Any:
+    """A value as it may be shown."""
+    return shown_url(value) if key == _URL else value
 
 
 def _masked(url: str) -> str:

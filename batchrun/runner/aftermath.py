@@ -165,6 +165,7 @@ class Aftermath:
         for chunk, parts in cuts.items():
             whole, error = state.chunks.pop(chunk), due[chunk]
             sizes = [state.plan.size(part) for part in parts]
+            state.recorder.cut(chunk, parts, sizes)
             state.narrator.cut(chunk, parts, sizes)
             for part, rows in zip(parts, sizes, strict=True):
                 state.chunks[part] = ChunkProgress(

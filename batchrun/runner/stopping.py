@@ -54,7 +54,9 @@ class Stopping:
         self.aftermath.clear()
         for running in state.running:
             self._expect_end(running)
-        state.narrator.stopping(len({running.first.chunk for running in state.running}), grace)
+        chunks = len({running.first.chunk for running in state.running})
+        state.recorder.stopping(chunks)
+        state.narrator.stopping(chunks, grace)
         state.executor.stop(state.running.keys, keep_best=keep_best, grace=grace)
 
     @property

@@ -18,6 +18,7 @@ from batchrun.outcome import ErrorRecord, RunState
 from batchrun.recording import unplanned_record
 from batchrun.service.drive import Drive
 from batchrun.service.heart import Heart
+from batchrun.service.messenger import Messenger
 from batchrun.service.schedules import fire_due
 from batchrun.store.driver import driver_name, is_gone
 from batchrun.store.queue import QueuedRun
@@ -103,6 +104,7 @@ class Service:
         self._fired = float("-inf")
         self._told: list[str] = []
         self._heart = Heart(settings, self.service, self._lost)
+        self._messenger = Messenger(settings)
 
     def stop(self) -> None:
         """Leave the runs as they stand, and end; may be called from a signal handler."""
@@ -117,6 +119,7 @@ class Service:
             store.services.add(self._record())
             logger.info("%s is up; its store is %s", self.service, store.place)
             self._heart.start()
+            self._messenger.start()
             try:
                 self._serve()
             finally:
@@ -217,7 +220,7 @@ class Service:
         gone = [other.service for other in others if is_gone(other.process)]
         for service in gone:
             logger.warning("%s is gone; its runs go on here", service)
-            self._store.services.remove(service)
+            self._store.services.remove(service, gone=True)
         return gone
 
     def _lost(self, held: set[str]) -> None:
@@ -247,6 +250,7 @@ class Service:
         for drive in self._drives.values():
             drive.join(max(0.0, until - time.monotonic()))
         self._heart.stop()
+        self._messenger.stop()
         with contextlib.suppress(StoreError):
             self._store.services.remove(self.service)
         self._cluster.close()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batchrun.outcome import Floats
     from batchrun.store.records import SettledChunks
 
-__all__ = ["insert_attempts", "insert_logs", "insert_solved", "upsert_chunks"]
+__all__ = ["insert_attempts", "insert_into", "insert_logs", "insert_solved", "upsert_chunks"]
 
 _ALWAYS = (
     "run",
@@ -61,7 +61,7 @@ def insert_attempts(connection: sa.Connection, run: int, attempts: Sequence[Atte
     if any(_has_story(attempt) for attempt in attempts):
         columns += _STORY
         rows = [row + _story(attempt) for row, attempt in zip(rows, attempts, strict=True)]
-    connection.exec_driver_sql(_insert(connection, schema.attempts, columns), rows)
+    connection.exec_driver_sql(insert_into(connection, schema.attempts, columns), rows)
 
 
 def insert_solved(connection: sa.Connection, run: int, solved: SolvedAttempts) -> None:
@@ -87,7 +87,7 @@ def insert_solved(connection: sa.Connection, run: int, solved: SolvedAttempts) -
         *lists,
         strict=False,
     )
-    connection.exec_driver_sql(_insert(connection, schema.attempts, columns), list(rows))
+    connection.exec_driver_sql(insert_into(connection, schema.attempts, columns), list(rows))
 
 
 def insert_logs(connection: sa.Connection, run: int, attempts: Iterable[Attempt]) -> None:
@@ -99,7 +99,7 @@ def insert_logs(connection: sa.Connection, run: int, attempts: Iterable[Attempt]
     ]
     if rows:
         columns = ("run", "chunk", "stage", "attempt", "text")
-        connection.exec_driver_sql(_insert(connection, schema.logs, columns), rows)
+        connection.exec_driver_sql(insert_into(connection, schema.logs, columns), rows)
 
 
 def upsert_chunks(connection: sa.Connection, run: int, settled: SettledChunks) -> None:
@@ -129,7 +129,7 @@ def upsert_chunks(connection: sa.Connection, run: int, settled: SettledChunks) -
             lists.append(told)
     keys = ("run", "chunk")
     rest = [column.name for column in schema.chunks.c if column.name not in keys]
-    insert = _insert(connection, schema.chunks, columns)
+    insert = insert_into(connection, schema.chunks, columns)
     change = ", ".join(f"{name} = excluded.{name}" for name in rest)
     rows = list(zip(*lists, strict=False))
     connection.exec_driver_sql(f"{insert} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {change}", rows)
@@ -145,7 +145,8 @@ def _insert_files(connection: sa.Connection, run: int, results: ResultRefs) -> d
     return dict(zip(used, connection.execute(statement, rows).scalars(), strict=True))
 
 
-def _insert(connection: sa.Connection, table: sa.Table, columns: Sequence[str]) -> str:
+def insert_into(connection: sa.Connection, table: sa.Table, columns: Sequence[str]) -> str:
+    """A statement that inserts rows as the driver of the database takes them."""
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
 

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from batchrun.errors import StoreError
-from batchrun.store import schema
+from batchrun.store import eventlog, schema
+from batchrun.store.event_record import News
 
 __all__ = ["Database"]
 
@@ -43,11 +44,15 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """The same for one that will write: it waits for its turn at once, so what it reads first is still
-        true when it writes."""
+        true when it writes. What it tells by ``eventlog.tell`` is committed with it."""
+        told: list[News] = []
         with _translated(self._place), self.engine.connect() as connection:
-            connection.execution_options(batchrun_writes=True)
+            connection.execution_options(batchrun_writes=True, batchrun_told=told)
             with connection.begin():
                 yield connection
+                if told:
+                    self.serialize(connection, "events")  # until the commit, so that it follows their order
+                    eventlog.write_down(connection, told, self.now(connection))
 
     def now(self, connection: sa.Connection) -> float:
         """Seconds since the epoch on a clock that all who use the store share."""

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 from batchrun.outcome import RunState
 from batchrun.store import rows, schema
+from batchrun.store.event_record import EventKind
+from batchrun.store.eventlog import tell
 from batchrun.store.records import RunRecord
 from batchrun.store.writer import RunWriter, take_over
 from batchrun.submission import Submission
@@ -177,6 +179,7 @@ class RunQueue:
             connection.execute(
                 runs.update().where(runs.c.number == row.number).values(driver=driver, heartbeat=time.time())
             )
+            tell(connection, EventKind.RUN_TAKEN, run=row.number, process=driver, service=service)
         return RunWriter(self._database, run_id, fence)
 
     def renew(self, service: str, lease: float) -> set[str]:
@@ -213,6 +216,7 @@ class RunQueue:
                 .where(runs.c.number == run, runs.c.state == RunState.RUNNING.value)
                 .values(state=RunState.QUEUED.value)
             )
+            tell(connection, EventKind.RUN_RELEASED, run=run, fruitless=fruitless)
 
     def ended(self, writer: RunWriter) -> None:
         """Nobody holds the run any more, since it has ended."""
@@ -234,6 +238,7 @@ class RunQueue:
                 .values(prepared=True, program=_keep(connection, program))
             )
             connection.execute(runs.update().where(runs.c.number == run).values(**changes))
+            tell(connection, EventKind.RUN_PREPARED, run=run)
 
     def program(self, run_id: str) -> bytes | None:
         """The pickled pipeline of a run; None if it has none."""
@@ -279,6 +284,8 @@ class RunQueue:
                 .where(runs.c.number == run)
                 .values(state=RunState.QUEUED.value, ended=None, error=None, rows_cancelled=0)
             )
+            chosen = None if only is None else len(only)
+            tell(connection, EventKind.RUN_REQUEUED, run=run, chunks=chosen)
         return True
 
 
@@ -298,6 +305,7 @@ def insert_queued(
             **_entry_row(entry),
         )
     )
+    tell(connection, EventKind.RUN_QUEUED, run=number, pipeline=record.pipeline, schedule=entry.schedule)
 
 
 def _keep(connection: sa.Connection, program: bytes) -> int:

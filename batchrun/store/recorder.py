@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ from batchrun.data.segments import SegmentWriter
 from batchrun.data.table import Inline, Stored, encode
 from batchrun.errors import StoreError
 from batchrun.outcome import Attempt, SolvedAttempts
+from batchrun.store import telling
 from batchrun.store.artifacts import RunFolder
+from batchrun.store.event_record import News
 from batchrun.store.live import LiveState
 from batchrun.store.records import SettledChunk, SettledChunks
 from batchrun.store.requests import CancelRequest
@@ -69,6 +71,7 @@ class Recorder:
         self._solved: list[SolvedAttempts] = []
         self._settled: list[SettledChunk] = []
         self._together: list[SettledChunks] = []
+        self._news: list[News] = []
         self._number = 0
         self._keys: list[str] = []
         self._written: list[tuple[Integers, ResultRefs]] = []
@@ -125,6 +128,16 @@ class Recorder:
         self._settled.append(chunk)
         self._touch()
 
+    def cut(self, chunk: int, parts: Sequence[int], rows: Sequence[int]) -> None:
+        """Collect that a chunk was cut into *parts* with so many *rows* each."""
+        self._news.append(telling.chunk_cut(chunk, parts, rows))
+        self._touch()
+
+    def stopping(self, running: int) -> None:
+        """Collect that the run starts nothing new while so many chunks run."""
+        self._news.append(telling.run_stopping(running))
+        self._touch()
+
     def due_in(self) -> float | None:
         """Seconds until a flush is due; None if nothing was collected."""
         if self._since is None:
@@ -151,10 +164,10 @@ class Recorder:
             "rows_quarantined": self.rows["rows_quarantined"] + int(settled.rows[settled.given_up].sum()),
         }
         self.writer.commit(
-            self._attempts, settled, self._solved, heartbeat=time.time(), chunks=chunks, **rows
+            self._attempts, settled, self._solved, self._news, heartbeat=time.time(), chunks=chunks, **rows
         )
         self.rows, keys = rows, self._keys
-        self._attempts, self._solved, self._settled, self._together = [], [], [], []
+        self._attempts, self._solved, self._settled, self._together, self._news = [], [], [], [], []
         self._keys, self._written, self._since, self._number = [], [], None, 0
         return settled, keys
 

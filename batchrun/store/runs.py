@@ -18,6 +18,9 @@ from batchrun.store import attempts as attempts_of
 from batchrun.store import chunks as chunks_of
 from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
+from batchrun.store.deliveries import Deliveries
+from batchrun.store.event_record import EventKind
+from batchrun.store.eventlog import EventLog, tell
 from batchrun.store.live import LiveState
 from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
@@ -29,7 +32,7 @@ from batchrun.store.records import (
     StageFigures,
 )
 from batchrun.store.services import Services
-from batchrun.store.writer import RunWriter, take_over
+from batchrun.store.writer import RunWriter, take_over, tell_end
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +78,16 @@ class RunStore:
         """Its address, without a password."""
         return self._database.url.render_as_string(hide_password=True)
 
+    @cached_property
+    def events(self) -> EventLog:
+        """Every change of state, in order."""
+        return EventLog(self._database)
+
+    @cached_property
+    def deliveries(self) -> Deliveries:
+        """What became of the hooks."""
+        return Deliveries(self._database)
+
     def close(self) -> None:
         """Close the connections."""
         self._database.close()
@@ -89,13 +102,21 @@ class RunStore:
 
     def create(self, record: RunRecord) -> RunWriter:
         """Record a new run; what is returned may write it."""
+        from batchrun.store.driver import driver_name
+
         with self._database.write() as connection:
             connection.execute(schema.runs.insert().values(**rows.run_row(record)))
-        return RunWriter(self._database, record.run_id, record.fence)
+            run = record.run_id
+            tell(connection, EventKind.RUN_QUEUED, run=run, pipeline=record.pipeline, rows_in=record.rows_in)
+            tell(connection, EventKind.RUN_TAKEN, run=run, process=driver_name())
+        return RunWriter(self._database, run, record.fence)
 
     def take_over(self, run_id: str) -> RunWriter:
         """Begin to drive a run: what is returned may write it, and whoever wrote it before may not."""
+        from batchrun.store.driver import driver_name
+
         with self._database.write() as connection:
+            tell(connection, EventKind.RUN_TAKEN, run=run_id, process=driver_name())
             return RunWriter(self._database, run_id, take_over(connection, run_id))
 
     def end_abandoned(self, record: RunRecord, **changes: Any) -> bool:
@@ -112,6 +133,7 @@ class RunStore:
             done = connection.execute(runs.update().where(untouched).values(**changes))
             if done.rowcount:
                 live.clear(connection, record.run_id)
+                tell_end(connection, record.run_id)
             return bool(done.rowcount)
 
     # Asking: everybody may.
@@ -126,6 +148,7 @@ class RunStore:
         """
         with self._database.write() as connection:
             requests.ask(connection, run_id, chunk=chunk, keep_best=keep_best)
+            tell(connection, EventKind.CANCEL_ASKED, run=run_id, chunk=chunk, keep_best=keep_best)
 
     # Reading.
 

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from batchrun.errors import UsageError, near_miss
 from batchrun.schedule import Decision, Missed, Overlap, Schedule, next_after
 from batchrun.store import schema
+from batchrun.store.event_record import EventKind
+from batchrun.store.eventlog import tell
 from batchrun.store.queue import QueueEntry, insert_queued
 from batchrun.store.records import RunRecord
 from batchrun.submission import Submission
@@ -43,6 +45,7 @@ class Schedules:
             self._database.serialize(connection, f"schedule {schedule.name}")
             row = _row(schedule)
             there = _read(connection, schedule.name, hold=True)
+            tell(connection, EventKind.SCHEDULE_ADDED, schedule=schedule.name, cron=schedule.cron)
             if there is None:
                 connection.execute(table.insert().values(**row))
                 return
@@ -82,6 +85,7 @@ class Schedules:
             schedule = _get(connection, name, hold=True)
             changes: dict[str, Any] = {"paused": True, "next_fire": None}
             _change(connection, schedule, **changes)
+            tell(connection, EventKind.SCHEDULE_PAUSED, schedule=name)
         return replace(schedule, **changes)
 
     def resume(self, name: str, now: float) -> Schedule:
@@ -95,6 +99,7 @@ class Schedules:
                 return schedule
             changes: dict[str, Any] = {"paused": False, "next_fire": next_after(schedule, now)}
             _change(connection, schedule, **changes)
+            tell(connection, EventKind.SCHEDULE_RESUMED, schedule=name)
         return replace(schedule, **changes)
 
     def remove(self, name: str) -> Schedule:
@@ -103,6 +108,7 @@ class Schedules:
         with self._database.write() as connection:
             schedule = _get(connection, name, hold=True)
             connection.execute(table.delete().where(table.c.name == name))
+            tell(connection, EventKind.SCHEDULE_REMOVED, schedule=name)
         return schedule
 
     def fire(self, schedule: Schedule, decision: Decision, record: RunRecord, entry: QueueEntry) -> bool:
@@ -121,13 +127,18 @@ class Schedules:
         with self._database.write() as connection:
             if not _change(connection, schedule, **moved):
                 return False
+            due = None if decision.at is None else float(decision.at)
+            tell(connection, EventKind.SCHEDULE_FIRED, schedule=schedule.name, due=due)
             insert_queued(connection, record, entry)
         return True
 
     def skip(self, schedule: Schedule, decision: Decision) -> bool:
         """Move a schedule on without a run; says, as ``fire`` does, whether it was done."""
         with self._database.write() as connection:
-            return _change(connection, schedule, next_fire=decision.next_fire)
+            done = _change(connection, schedule, next_fire=decision.next_fire)
+            if done:
+                tell(connection, EventKind.SCHEDULE_SKIPPED, schedule=schedule.name, reason=decision.reason)
+            return done
 
     def start(self, schedule: Schedule, record: RunRecord, entry: QueueEntry) -> bool:
         """Put a run into the queue beside those of the firing times; says, as ``fire`` does, whether it was
@@ -135,6 +146,7 @@ class Schedules:
         with self._database.write() as connection:
             if not _change(connection, schedule, last_run=record.run_id):
                 return False
+            tell(connection, EventKind.SCHEDULE_FIRED, schedule=schedule.name, due=None)
             insert_queued(connection, record, entry)
         return True
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from batchrun.store import schema
+from batchrun.store.event_record import EventKind
+from batchrun.store.eventlog import tell
 
 if TYPE_CHECKING:
     from batchrun.store.database import Database
@@ -58,6 +60,7 @@ class Services:
             connection.execute(
                 schema.services.insert().values({**row, "heartbeat": self._database.now(connection)})
             )
+            tell(connection, EventKind.SERVICE_STARTED, service=record.service, process=record.process)
 
     def update(self, service: str, **changes: Any) -> None:
         """Change fields of a service; names are those of ServiceRecord."""
@@ -81,16 +84,25 @@ class Services:
 
     def ask(self, service: str, how: str) -> None:
         """Ask a service to stop; see ServiceRecord.asked."""
-        self.update(service, asked=how)
+        table = schema.services
+        with self._database.write() as connection:
+            connection.execute(table.update().where(table.c.service == service).values(asked=how))
+            tell(connection, EventKind.SERVICE_ASKED, service=service, how=how)
 
-    def remove(self, service: str) -> None:
-        """A service has ended, and so has what it held: others need not wait for its leases to pass."""
+    def remove(self, service: str, *, gone: bool = False) -> None:
+        """A service has ended, and so has what it held: others need not wait for its leases to pass.
+
+        *gone* says that another found it silent, not that it ended by itself.
+        """
         table, queue = schema.services, schema.queue
         with self._database.write() as connection:
             connection.execute(
                 queue.update().where(queue.c.owner == service).values(owner=None, lease_until=None)
             )
-            connection.execute(table.delete().where(table.c.service == service))
+            removed = connection.execute(table.delete().where(table.c.service == service))
+            if removed.rowcount:
+                kind = EventKind.SERVICE_GONE if gone else EventKind.SERVICE_STOPPED
+                tell(connection, kind, service=service)
 
     def all(self) -> list[ServiceRecord]:
         """All that were not removed, oldest first."""

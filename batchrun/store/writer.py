@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from batchrun.errors import LeaseLostError, RunNotFoundError
 from batchrun.outcome import Attempt, Outcome, RunState, SolvedAttempts
-from batchrun.store import commit, live, requests, schema
+from batchrun.store import commit, live, requests, schema, telling
+from batchrun.store.event_record import EventKind, News
+from batchrun.store.eventlog import tell
 from batchrun.store.live import LiveState
 from batchrun.store.requests import CancelRequest
 
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
     from batchrun.store.database import Database
     from batchrun.store.records import SettledChunks
 
-__all__ = ["RunWriter"]
+__all__ = ["RunWriter", "take_over", "tell_end"]
+
+
+_STANDING = [schema.runs.c[name] for name in ("number", "fence", "state", "chunks", *telling.ROWS)]
+"""What is asked of a run's record before it is written."""
 
 
 class RunWriter:
@@ -43,6 +49,12 @@ class RunWriter:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[tuple[sa.Connection, int]]:
         """A connection that may write the run until the end of the context, and the run's number."""
+        with self._turn() as (connection, run):
+            yield connection, run.number
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[tuple[sa.Connection, sa.Row[Any]]]:
+        """The same with what the record says of how the run stands."""
         with self._database.write() as connection:
             yield connection, self._check(connection)
 
@@ -59,36 +71,44 @@ class RunWriter:
         """
         chunks = schema.chunks
         solved = [outcome.value for outcome in Outcome if outcome.solved]
-        with self.transaction() as (connection, run):
-            state = connection.execute(sa.select(schema.runs.c.state).where(schema.runs.c.number == run))
-            if state.scalar() != RunState.QUEUED.value:
+        with self._turn() as (connection, before):
+            run, resumed = before.number, before.state != RunState.QUEUED.value
+            if resumed:
                 requests.discard(connection, self.run_id)
             live.clear(connection, self.run_id)
             connection.execute(chunks.delete().where(chunks.c.run == run, chunks.c.outcome.not_in(solved)))
             _update(connection, run, changes)
+            cluster = changes.get("cluster", "")
+            tell(connection, EventKind.RUN_STARTED, run=run, resumed=resumed, cluster=cluster)
 
     def commit(
         self,
         attempts: Sequence[Attempt],
         settled: SettledChunks,
         solved: Sequence[SolvedAttempts] = (),
+        news: Sequence[News] = (),
         **changes: Any,
     ) -> None:
         """Record attempts with their logs and settled chunks, and change fields of the run, in one
-        transaction.
+        transaction; events tell of it.
 
         Args:
             attempts: Attempts one by one.
             settled: Chunks that have their outcome; each replaces what was recorded of it before.
             solved: Attempts as columns, of which there is nothing to tell.
+            news: What else happened to the run since the last commit.
             changes: Fields of the run, by the names of RunRecord.
         """
-        with self.transaction() as (connection, run):
+        with self._turn() as (connection, before):
+            run, planned = before.number, changes.get("chunks", before.chunks)
             commit.insert_attempts(connection, run, attempts)
             commit.insert_logs(connection, run, attempts)
             for columns in solved:
                 commit.insert_solved(connection, run, columns)
             commit.upsert_chunks(connection, run, settled)
+            more = planned if planned != before.chunks else None
+            for one in telling.news_of_commit(attempts, settled, more, news):
+                tell(connection, one.kind, run=run, chunk=one.chunk, **one.data)
             _update(connection, run, changes)
 
     def take_requests(self) -> Sequence[CancelRequest]:
@@ -96,8 +116,11 @@ class RunWriter:
         with self._database.begin() as connection:
             if not requests.are_there(connection, self.run_id):
                 return []
-        with self.transaction() as (connection, _):
-            return requests.take(connection, self.run_id)
+        with self.transaction() as (connection, run):
+            taken = requests.take(connection, self.run_id)
+            for one in taken:
+                tell(connection, EventKind.CANCEL_TAKEN, run=run, chunk=one.chunk, keep_best=one.keep_best)
+            return taken
 
     def save_live(self, state: LiveState) -> None:
         """Tell how the run is doing, in place of what was told before."""
@@ -106,14 +129,17 @@ class RunWriter:
 
     def end(self, **changes: Any) -> None:
         """Change fields of the run at its end, and forget how it was doing."""
-        with self.transaction() as (connection, run):
-            _update(connection, run, changes)
+        with self._turn() as (connection, before):
+            _update(connection, before.number, changes)
             live.clear(connection, self.run_id)
+            if not RunState(before.state).ended:  # else the store had it, and only the answer was lost
+                told = telling.end_of({**before._mapping, **changes})
+                tell(connection, EventKind.RUN_ENDED, run=before.number, **told)
 
-    def _check(self, connection: sa.Connection) -> int:
-        """The run's number; nobody else can take the run over until the transaction ends."""
+    def _check(self, connection: sa.Connection) -> sa.Row[Any]:
+        """How the run stands; nobody else can take the run over until the transaction ends."""
         runs = schema.runs
-        query = sa.select(runs.c.number, runs.c.fence).where(runs.c.run_id == self.run_id).with_for_update()
+        query = sa.select(*_STANDING).where(runs.c.run_id == self.run_id).with_for_update()
         row = connection.execute(query).one_or_none()
         if row is None:
             raise RunNotFoundError(f"run {self.run_id} is no longer in the store; somebody removed it")
@@ -122,8 +148,7 @@ class RunWriter:
                 f"run {self.run_id} was taken over by another process, since this one was silent for too "
                 "long; it goes on there, and nothing more is written from here"
             )
-        number: int = row.number
-        return number
+        return row
 
 
 def take_over(connection: sa.Connection, run_id: str) -> int:
@@ -140,3 +165,10 @@ def _update(connection: sa.Connection, run: int, changes: dict[str, Any]) -> Non
         changes = {**changes, "error": asdict(changes["error"])}
     if changes:
         connection.execute(schema.runs.update().where(schema.runs.c.number == run).values(**changes))
+
+
+def tell_end(connection: sa.Connection, run_id: str) -> None:
+    """Tell how a run ended, by what its record says."""
+    runs = schema.runs
+    row = connection.execute(sa.select(*_STANDING, runs.c.error).where(runs.c.run_id == run_id)).one()
+    tell(connection, EventKind.RUN_ENDED, run=row.number, **telling.end_of({**row._mapping}))
