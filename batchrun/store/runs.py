@@ -19,6 +19,7 @@ from batchrun.store import chunks as chunks_of
 from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
 from batchrun.store.live import LiveState
+from batchrun.store.news import RunNews
 from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
     ChunkLog,
@@ -156,6 +157,10 @@ class RunStore:
             query = query.where(table.c.state == state.value)
         with self._begin() as connection:
             return [rows.run_from_row(row) for row in connection.execute(query)]
+
+    def news(self, run_id: str) -> RunNews:
+        """Reads what is new in a run, whose whole id is *run_id*, each time it is asked."""
+        return RunNews(self._database, run_id)
 
     def settled(
         self, run_id: str, *, solved: bool | None = None, chunks: Sequence[int] | None = None
