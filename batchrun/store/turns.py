@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchrun.admission import Candidate
 from batchrun.outcome import RunState
 from batchrun.store.driver import is_alive, is_driven
-from batchrun.store.queue import QueuedRun, QueueEntry
+from batchrun.store.queue import QueuedRun, QueueEntry, RunQueue
 from batchrun.store.records import RunRecord
+from batchrun.store.services import ServiceRecord
 
 if TYPE_CHECKING:
     from batchrun.store.runs import RunStore
 
-__all__ = ["Turns", "is_held", "is_under_way", "read_turns"]
+__all__ = ["Turns", "candidates", "is_held", "is_under_way", "live_services", "read_turns"]
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,36 @@ class Turns:
 def read_turns(store: RunStore) -> Turns:
     """The queue and the services of a store, as they are now."""
     now = store.services.now()
-    runs = store.queue.under_way()
-    states = store.queue.states({before for run in runs for before in run.entry.after})
-    services = {
-        service.service: service.process.rsplit("/", 2)[0]
-        for service in store.services.all()
-        if is_alive(service, now)
-    }
-    return Turns(now, tuple(_candidate(run, states, now) for run in runs), services)
+    services = {service.service: service.process.rsplit("/", 2)[0] for service in live_services(store)}
+    return Turns(now, tuple(candidates(store.queue, store.queue.under_way(), now)), services)
 
 
-def is_held(entry: QueueEntry, now: float) -> bool:
-    """Whether a service holds a run of the queue; *now* is the time by the store's clock."""
-    return entry.owner is not None and (entry.lease_until is None or entry.lease_until >= now)
+def live_services(store: RunStore) -> list[ServiceRecord]:
+    """The services of a store that seem to be at work."""
+    found = store.services.all()
+    now = store.services.now() if found else 0.0
+    return [service for service in found if is_alive(service, now)]
+
+
+def candidates(
+    queue: RunQueue, runs: Iterable[QueuedRun], now: float, gone: Collection[str] = ()
+) -> list[Candidate]:
+    """Runs as the policy of admission sees them.
+
+    Args:
+        queue: The queue.
+        runs: Runs of it.
+        now: The time by the store's clock, in seconds since the epoch.
+        gone: Services that are known to be gone, whatever their leases say.
+    """
+    listed = list(runs)
+    states = queue.states({before for run in listed for before in run.entry.after})
+    return [_candidate(run, states, is_held(run.entry, now, gone)) for run in listed]
+
+
+def is_held(entry: QueueEntry, now: float, gone: Collection[str] = ()) -> bool:
+    """Whether a service holds a run of the queue; *now* and *gone* are as in ``candidates``."""
+    return entry.owner is not None and entry.owner not in gone and (entry.lease_until or 0.0) >= now
 
 
 def is_under_way(record: RunRecord, entry: QueueEntry | None) -> bool:
@@ -59,15 +77,15 @@ def is_under_way(record: RunRecord, entry: QueueEntry | None) -> bool:
     return not let_go and is_driven(record)
 
 
-def _candidate(run: QueuedRun, states: Mapping[str, RunState], now: float) -> Candidate:
-    entry, held = run.entry, is_held(run.entry, now)
+def _candidate(run: QueuedRun, states: Mapping[str, RunState], held: bool) -> Candidate:
+    entry = run.entry
     return Candidate(
-        run.run_id,
-        entry.queued,
+        run_id=run.run_id,
+        queued=entry.queued,
         priority=entry.priority,
         not_before=entry.not_before,
         after={before: states.get(before) for before in entry.after},
         lock=entry.lock,
         held=held,
-        under_way=not held and run.state is RunState.RUNNING,
+        under_way=run.state is RunState.RUNNING,
     )
