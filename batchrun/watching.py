@@ -43,6 +43,7 @@ from batchrun.store.news import Committed
 from batchrun.store.records import RunRecord, SettledChunks
 from batchrun.store.runs import RunStore
 from batchrun.store.turns import is_under_way
+from batchrun.why.wording import clip
 
 __all__ = ["Watched", "watch_run"]
 
@@ -100,10 +101,11 @@ def watch_run(
             try:
                 found = watch.look()
             except StoreError as error:
-                lost_at = clock() if lost_at is None else lost_at
+                if lost_at is None:
+                    lost_at = clock()
+                    watch.wait(f"run {run_id} cannot be looked at for now: {clip(str(error))}")
                 if clock() - lost_at >= STORE_PATIENCE:
                     raise
-                watch.wait(f"run {run_id} cannot be looked at for now: {error}")
             else:
                 lost_at = None
                 if found is not None:
