@@ -15,7 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.events import ChunkReported, ChunksRecalled, Event, RunEnded, RunStarted, RunStopping
+from batchrun.events import (
+    ChunkReported,
+    ChunksRecalled,
+    Event,
+    RunEnded,
+    RunStarted,
+    RunStopping,
+    RunWaiting,
+)
 from batchrun.progress import Progress
 from batchrun.render.running import MessageLog
 
@@ -44,6 +52,8 @@ __all__ = [
 
 LOG_EVERY = 5.0
 """Seconds between two lines of progress in a log that is no terminal."""
+WAITING_EVERY = 60.0
+"""Seconds between two lines of such a log about what a run waits for, if that changes."""
 FRAMES_PER_SECOND = 8
 """How often the live display is drawn."""
 
@@ -79,6 +89,7 @@ class ConsoleProgress:
         self._pulse: Pulse | None = None
         self._messages = MessageLog()
         self._last_line = float("-inf")
+        self._waits = "", 0.0
 
     def __enter__(self) -> Self:
         self.start()
@@ -142,11 +153,15 @@ class ConsoleProgress:
     def _log(self, event: Event) -> None:
         from batchrun.render import live
 
+        if not isinstance(event, RunWaiting):
+            self._waits = "", 0.0
         match event:
             case RunStarted():
                 self._write(live.started_line(self.progress), event.at)
             case ChunksRecalled():
                 self._write(live.resumed_line(self.progress), event.at)
+            case RunWaiting():
+                self._say_what_it_waits_for(event)
             case RunStopping():
                 self._write(live.stopping_line(self.progress, event.at), event.at)
             case RunEnded():
@@ -163,10 +178,17 @@ class ConsoleProgress:
         if line and self._console is not None:
             _plain(self._console, line)
 
+    def _say_what_it_waits_for(self, event: RunWaiting) -> None:
+        """At once where it went on before; else if that changed and is due."""
+        said, at = self._waits
+        if not said or (said != event.reason and event.at - at >= WAITING_EVERY):
+            self._waits = event.reason, event.at
+            self._write(event.reason, event.at)
+
     def _tick(self) -> None:
         """Say that the run goes on, where no event has said so."""
         with self._lock:
-            if self.progress.run_id and self.progress.ended is None:
+            if self.progress.run_id and self.progress.ended is None and not self.progress.waits:
                 self._write_if_due(self._clock())
 
     def _write_if_due(self, now: float) -> None:
@@ -198,12 +220,17 @@ def print_details(report: RunReport, *, console: Console | None = None) -> None:
 
 
 def print_runs(
-    runs: Iterable[RunLine], abandoned: Collection[str] = (), *, console: Console | None = None
+    runs: Iterable[RunLine],
+    abandoned: Collection[str] = (),
+    queued: Collection[str] = (),
+    *,
+    console: Console | None = None,
 ) -> None:
-    """Print one line a run, and how to go on with those whose ids are in *abandoned*."""
+    """Print one line a run, and how to go on with those whose ids are in *abandoned*; those in *queued* wait
+    for a service."""
     from batchrun.render.terminal import runs_table
 
-    _print(runs_table(runs, abandoned), console)
+    _print(runs_table(runs, abandoned, queued), console)
 
 
 def print_schedules(schedules: Iterable[Schedule], *, console: Console | None = None) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "RunEnded",
     "RunStarted",
     "RunStopping",
+    "RunWaiting",
     "SlotUse",
     "SlotsChanged",
 ]
@@ -65,6 +66,19 @@ class RunStarted(Event):
     """The address of the dashboard page; empty if there is none."""
     notes: tuple[str, ...] = ()
     """What people should know about how it is run, a sentence each."""
+
+
+@dataclass(frozen=True)
+class RunWaiting(Event):
+    """Nothing happens in the run for now; told to those who watch a run that another process drives, or that
+    none does."""
+
+    pipeline: str
+    """The pipeline's name."""
+    rows: int
+    """Rows of the input; 0 where they are not known yet."""
+    reason: str
+    """What it waits for, as a sentence without a full stop that names the run."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -11,12 +12,13 @@ from typing import Any, Self
 from batchrun.definition import Pipeline, Stage
 from batchrun.errors import UsageError
 from batchrun.events import Event, Observer
-from batchrun.launch import run_pipeline, settings_of
+from batchrun.launch import display, run_pipeline, settings_of
 from batchrun.outcome import RunState
 from batchrun.plan import read_plan
 from batchrun.report import RunReport
-from batchrun.store.driver import is_driven
 from batchrun.store.runs import RunRecord, RunStore
+from batchrun.store.turns import is_under_way
+from batchrun.watching import watch_run
 
 __all__ = ["RunHandle", "submit_pipeline"]
 
@@ -58,7 +60,8 @@ def submit_pipeline(
 
 
 class RunHandle:
-    """A run that goes on elsewhere, in a thread of this process or in another one; it shows itself in a
+    """A run that goes on elsewhere, in a thread of this process, in another one, or in the
+    queue; it shows itself in a
     notebook as the report's card does.
 
     Made by submit_pipeline, or by ``RunHandle.attach``.
@@ -85,7 +88,7 @@ class RunHandle:
             return cls(store.find(run_id).run_id, store_url)
 
     def __repr__(self) -> str:
-        return f"<RunHandle {self.run_id}: {'done' if self.done else 'going on'}>"
+        return f"<RunHandle {self.run_id}: {'done' if self.done else self._going()}>"
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
@@ -96,14 +99,18 @@ class RunHandle:
         return RunReport(self._store_url, self.run_id)
 
     @property
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return self._record().state
+
+    @property
     def done(self) -> bool:
-        """Whether nothing more will happen to the run by itself: it has ended, or nothing drives it."""
+        """Whether nothing more will happen to the run by itself: it has ended, or nothing drives it and it is
+        not in the queue."""
         if self._drive is not None:
             return self._drive.over
-        with RunStore(self._store_url) as store:
-            record = store.find(self.run_id)
-            waits = store.queue.entry(self.run_id) is not None
-        return record.state.ended or not (waits or is_driven(record))
+        report = self.report
+        return report.state.ended or report.abandoned
 
     def wait(self, timeout: float | None = None) -> RunReport:
         """Wait until the run is done. Ctrl-C ends the waiting, not the run.
@@ -129,10 +136,30 @@ class RunHandle:
             )
         return self.report
 
+    def watch(self, *, progress: bool = True, observers: Sequence[Observer] = ()) -> RunReport:
+        """Show how the run goes on until it is done, as run_pipeline shows a run of its own; while it is
+        queued, what it waits for.
+
+        Ctrl-C, or the stop button of a notebook, ends the watching and not the run; it may be watched again.
+
+        Args:
+            progress: Whether to show a live display, in a notebook or terminal.
+            observers: Called with each event of the run, as far as the store knows it; see ``events``.
+
+        Returns:
+            The report, of a run that still goes on if the watching was interrupted.
+
+        Raises StoreError if the store could not be reached for a minute.
+        """
+        with contextlib.suppress(KeyboardInterrupt), display(progress) as shown:
+            watch_run(self._store_url, self.run_id, [*observers, *shown])
+        return self.report
+
     def cancel(self, chunk: int | None = None, *, keep_best: bool = False) -> None:
         """Ask for the run, or one chunk of it, to be stopped, and return at once.
 
-        What is solved is kept. A run that nothing drives any more is recorded as cancelled here and now.
+        What is solved is kept. A run that nothing drives any more, or that is queued, is recorded as
+        cancelled here and now.
         Resuming the run goes on with what was cancelled.
 
         Args:
@@ -147,7 +174,13 @@ class RunHandle:
                 raise UsageError(
                     f"run {self.run_id} has ended ({record.state}); there is nothing left to cancel"
                 )
-            driven = is_driven(record)
+            entry = store.queue.entry(self.run_id)
+            driven = is_under_way(record, entry)
+            if chunk is not None and not driven and entry is not None:
+                raise UsageError(
+                    f"run {self.run_id} is queued, so chunk {chunk} does not run; cancel the run, or wait "
+                    "until it goes on"
+                )
             if chunk is not None and not driven:
                 raise UsageError(
                     f"nothing drives run {self.run_id}, so chunk {chunk} does not run; cancel the run, or "
@@ -167,6 +200,13 @@ class RunHandle:
     def logs(self, chunk: int | None = None) -> str:
         """What the attempts of the run, or of one chunk, printed and logged so far."""
         return self.report.logs(chunk)
+
+    def _going(self) -> str:
+        return "queued" if self.report.queued else "going on"
+
+    def _record(self) -> RunRecord:
+        with RunStore(self._store_url) as store:
+            return store.find(self.run_id)
 
     def _check_chunk(self, store: RunStore, record: RunRecord, chunk: int) -> None:
         total = len(read_plan(record.files))
@@ -231,11 +271,12 @@ class _Drive:
 
 
 def _record_cancelled(store: RunStore, record: RunRecord) -> None:
-    """Record a run whose driver is gone as cancelled, since when that was last at work.
+    """Record a run that nothing drives as cancelled, since when its driver was last at work, if it was one.
 
     Raises UsageError if somebody has gone on with it meanwhile.
     """
     left = record.rows_in - record.rows_solved - record.rows_quarantined
-    ended = record.heartbeat or time.time()
+    begun = record.state is not RunState.QUEUED
+    ended = (record.heartbeat if begun else None) or time.time()
     if not store.end_abandoned(record, state=RunState.CANCELLED, ended=ended, rows_cancelled=left):
         raise UsageError(f"run {record.run_id} has just been resumed; cancel it again if that is meant")

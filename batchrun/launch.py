@@ -40,7 +40,7 @@ from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
 
-__all__ = ["displays", "make_session", "open_report", "resume_run", "run_pipeline", "settings_of"]
+__all__ = ["display", "displays", "make_session", "open_report", "resume_run", "run_pipeline", "settings_of"]
 
 logger = logging.getLogger("batchrun")
 
@@ -298,9 +298,7 @@ def make_session(
 @contextlib.contextmanager
 def displays(progress: bool, executor: Executor) -> Iterator[Sequence[Observer]]:
     """The observers that show the run: the live page always, terminal or notebook if wanted."""
-    from batchrun.console import ConsoleProgress
     from batchrun.dashboard.publisher import Publisher
-    from batchrun.notebook import NotebookProgress, in_notebook
 
     with contextlib.ExitStack() as stack:
         shown: list[Observer] = []
@@ -308,11 +306,23 @@ def displays(progress: bool, executor: Executor) -> Iterator[Sequence[Observer]]
             publisher = Publisher(executor.publish)
             stack.callback(publisher.close)
             shown.append(publisher)
-        if progress and in_notebook():
-            shown.append(stack.enter_context(NotebookProgress()))
-        elif progress:
-            shown.append(stack.enter_context(ConsoleProgress()))
-        yield shown
+        yield [*shown, *stack.enter_context(display(progress))]
+
+
+@contextlib.contextmanager
+def display(progress: bool) -> Iterator[Sequence[Observer]]:
+    """The observer that shows a run in this notebook or terminal, if *progress* is wanted."""
+    from batchrun.console import ConsoleProgress
+    from batchrun.notebook import NotebookProgress, in_notebook
+
+    if not progress:
+        yield []
+    elif in_notebook():
+        with NotebookProgress() as notebook:
+            yield [notebook]
+    else:
+        with ConsoleProgress() as console:
+            yield [console]
 
 
 def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:

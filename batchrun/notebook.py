@@ -14,7 +14,7 @@ from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from batchrun.events import Event, RunEnded, RunStopping
+from batchrun.events import Event, RunEnded, RunStopping, RunWaiting
 from batchrun.outcome import Outcome, RunState
 from batchrun.progress import Progress, describe_share
 from batchrun.render.account import (
@@ -111,14 +111,14 @@ class NotebookProgress:
         with self._lock:
             self.progress.tell(event)
             now = self._clock()
-            if now - self._shown >= SHOW_EVERY or isinstance(event, (RunStopping, RunEnded)):
+            if now - self._shown >= SHOW_EVERY or isinstance(event, (RunStopping, RunEnded, RunWaiting)):
                 self._show(now)
 
     def _tick(self) -> None:
         """Let the clock in the display go on."""
         with self._lock:
             now = self._clock()
-            going_on = self.progress.run_id and self.progress.ended is None
+            going_on = self.progress.run_id and self.progress.ended is None and not self.progress.waits
             if going_on and now - self._shown >= self._redraw_every:
                 self._show(now)
 
@@ -139,6 +139,9 @@ def progress_html(progress: Progress, now: float) -> str:
         state = f"{describe_share(progress.share)} · {describe_time(progress, now)}"
     else:
         state = f"{ended.state.value} after {format_seconds(ended.seconds)}"
+    if progress.waits:
+        title = f"<b>{escape(progress.pipeline)}</b> <span style='{MUTED}'>{escape(progress.run_id)}</span>"
+        return _card(color, [f"<div>{title}</div>", f"<div>{escape(progress.waits)}</div>"])
     lines = [
         f"<div><b>{escape(progress.pipeline)}</b> <span style='{MUTED}'>{escape(progress.run_id)}"
         f" on {escape(progress.cluster)}</span><span style='float:right'>{escape(state)}</span></div>",

@@ -22,6 +22,7 @@ from batchrun.events import (
     RunEnded,
     RunStarted,
     RunStopping,
+    RunWaiting,
     SlotsChanged,
     SlotUse,
 )
@@ -158,6 +159,8 @@ class Progress:
     """The last event, once it is there."""
     notes: tuple[str, ...] = ()
     """What people should know about how the run is run."""
+    waits: str = ""
+    """Why nothing happens in the run for now, as a sentence without a full stop; empty while it goes on."""
     _at_work: dict[int, _Task] = field(default_factory=dict)
     _second: dict[int, _Task] = field(default_factory=dict)
     """The second starts of chunks that are at work already."""
@@ -165,9 +168,14 @@ class Progress:
     _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4_000))
 
     def tell(self, event: Event) -> None:
-        """Take the next event into account."""
+        """Take the next event into account. Of a run that starts once more, what was told before is
+        forgotten."""
+        self.waits = event.reason if isinstance(event, RunWaiting) else ""
         match event:
+            case RunWaiting():
+                self.run_id, self.pipeline, self.rows = event.run_id, event.pipeline, event.rows
             case RunStarted():
+                vars(self).update(vars(Progress()))
                 self._start(event)
             case ChunksPlanned():
                 self._plan(event)

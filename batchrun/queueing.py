@@ -23,10 +23,10 @@ from batchrun.recording import new_record, new_run_id
 from batchrun.resources import Worker
 from batchrun.session import check_demands
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.driver import is_alive
 from batchrun.store.queue import QueueEntry
 from batchrun.store.runs import RunStore
 from batchrun.store.services import ServiceRecord
+from batchrun.store.turns import live_services
 from batchrun.submission import Submission
 from batchrun.worker.program import pickle_pipeline
 
@@ -140,13 +140,6 @@ def plan_input(pipe: Pipeline, data: Any, folder: RunFolder, regroup: Callable[.
         raise
     supply.close()
     return source
-
-
-def live_services(store: RunStore) -> list[ServiceRecord]:
-    """The services of a store that seem to be at work."""
-    found = store.services.all()
-    now = store.services.now() if found else 0.0
-    return [service for service in found if is_alive(service, now)]
 
 
 class _NeedsWorkersError(Exception):

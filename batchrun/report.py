@@ -19,9 +19,9 @@ from batchrun.errors import RunFailedError
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import read_plan
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.driver import is_driven
 from batchrun.store.records import RunCounts, SettledChunks, StageFigures
 from batchrun.store.runs import RunRecord, RunStore
+from batchrun.store.turns import is_under_way, read_turns
 from batchrun.tables import (
     CUT,
     chunk_outcomes,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from batchrun.data.refs import ResultRefs
     from batchrun.store.live import LiveState
+    from batchrun.store.queue import QueueEntry
 
 __all__ = ["RunReport"]
 
@@ -62,8 +63,11 @@ class RunReport:
         self._store_url = store_url
         with RunStore(store_url) as store:
             self.record: RunRecord = store.find(run_id)
-            self.driven: bool = is_driven(self.record)
-            """Whether a process drives the run; False once it has ended, or if its driver was killed."""
+            self.queue: QueueEntry | None = store.queue.entry(self.record.run_id)
+            """How it stands in the queue, or stood there; None if it was never put there."""
+            self.driven: bool = is_under_way(self.record, self.queue)
+            """Whether a process drives the run; False while it is queued, once it has ended, or if its driver
+            was killed."""
             if not self.record.state.ended and not self.driven:
                 # It may have ended between the two looks.
                 self.record = store.find(self.record.run_id)
@@ -103,8 +107,14 @@ class RunReport:
 
     @property
     def abandoned(self) -> bool:
-        """Whether the run has not ended, but its driver is gone; ``resume_run`` goes on with it."""
-        return not self.state.ended and not self.driven
+        """Whether the run has not ended, its driver is gone, and it is not in the queue, where a service
+        would go on with it; ``resume_run`` does."""
+        return not self.state.ended and not self.driven and self.queue is None
+
+    @property
+    def queued(self) -> bool:
+        """Whether it is in the queue, and no process drives it now."""
+        return not self.state.ended and not self.driven and self.queue is not None
 
     @property
     def rows_in(self) -> int:
@@ -346,7 +356,7 @@ class RunReport:
 
         Raises UsageError if the run has no such chunk.
         """
-        from batchrun.why import RunFacts, explain
+        from batchrun.why import QueueFacts, RunFacts, explain
 
         plan = read_plan(self._files)
         with RunStore(self._store_url) as store:
@@ -358,6 +368,8 @@ class RunReport:
                 settled = store.settled(self.run_id, chunks=matters.tolist())
                 attempts = store.attempts(self.run_id, chunks=matters.tolist())
             longest = store.durations(self.pipeline)
+            waits = self.queue if self.queued else None
+            queue = QueueFacts(waits, read_turns(store)) if waits else None
         facts = RunFacts(
             record=self.record,
             driven=self.driven,
@@ -369,6 +381,7 @@ class RunReport:
             attempts=attempts,
             live=self.live,
             longest=longest,
+            queue=queue,
         )
         return explain(facts, chunk)
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ from batchrun.handle import RunHandle, submit_pipeline
 from batchrun.outcome import Attempt, Outcome, RunState
 from batchrun.store.driver import driver_name, driving
 from batchrun.store.live import LiveState, RunningChunk
-from batchrun.store.runs import RunStore
+from batchrun.store.queue import QueueEntry
+from batchrun.store.runs import RunRecord, RunStore
 from tests.writing import writer
 
 STORE = "sqlite:///.batchrun/store.db"
@@ -34,6 +36,7 @@ STORE = "sqlite:///.batchrun/store.db"
 COMMANDS = (
     "submit",
     "resume",
+    "watch",
     "cancel",
     "up",
     "down",
@@ -422,6 +425,134 @@ class TestLogs:
 
         assert (said.code, said.out) == (0, "")
         assert "chunk 2 has no log" in said.err
+
+
+def asked(run_id: str, **fields: Any) -> RunRecord:
+    """A run of which nothing has happened yet."""
+    known = {
+        "state": RunState.QUEUED,
+        "created": time.time(),
+        "split": "by_rows(4)",
+        "folder": "",
+        "rows_in": 20,
+    }
+    return RunRecord(run_id, "double", "work:double", **{**known, **fields})
+
+
+def queue(run_id: str, **entry: Any) -> None:
+    """Put a run of which nothing is planned into the queue."""
+    with RunStore(STORE) as store:
+        store.queue.submit(asked(run_id), QueueEntry(**{"queued": time.time(), "prepared": False, **entry}))
+
+
+@pytest.mark.usefixtures("project")
+class TestWatch:
+    def test_of_a_run_that_has_ended_says_how_and_has_its_exit_code(self, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document["run"]
+
+        said = batchrun("watch", run)
+
+        assert said.code == 3
+        assert "20 rows in = 19 solved + 1 quarantined + 0 cancelled" in said.out
+        document = batchrun("watch", run, "--json").document
+        assert (document["run"], document["state"]) == (run, "partial")
+
+    def test_goes_on_until_the_run_has_ended(self, batchrun, going_on):
+        threading.Timer(1.0, going_on.cancel).start()
+
+        said = batchrun("watch", going_on.run_id, "--json")
+
+        assert (said.code, said.document["state"]) == (4, "cancelled")
+        assert f"run {going_on.run_id}: cancelled after " in said.err
+
+    def test_quiet_says_nothing_but_how_it_ended(self, batchrun, going_on):
+        threading.Timer(0.5, going_on.cancel).start()
+
+        said = batchrun("watch", going_on.run_id, "--quiet")
+
+        assert said.err == ""
+        assert "Cancelled after" in said.out
+
+    def test_that_is_interrupted_leaves_the_run_alone(self):
+        fields = {"state": RunState.RUNNING, "driver": driver_name(), "started": time.time()}
+        with RunStore(STORE) as store:
+            store.create(asked("r1", **fields))
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "batchrun", "watch", "r1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stderr is not None
+        said = watching.stderr.readline()
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=60)
+
+        assert watching.returncode == 130
+        assert said.startswith("run r1: ")
+        assert "come back with: batchrun watch r1" in err
+        assert out == ""
+        with RunStore(STORE) as store:
+            assert store.find("r1").state is RunState.RUNNING
+
+    def test_of_a_run_that_nothing_drives_says_how_to_go_on(self, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document["run"]
+        abandon(run)
+
+        said = batchrun("watch", run)
+
+        assert said.code == 1
+        assert f"`batchrun resume {run}` goes on" in said.err
+        assert "its driver is gone" in said.out
+
+    def test_of_a_run_that_is_not_there_is_wrong_usage(self, batchrun):
+        assert batchrun("watch", "nothing").code == 2
+
+
+@pytest.mark.usefixtures("project")
+class TestTheQueue:
+    def test_is_what_queued_runs_are_said_to_wait_in(self, batchrun):
+        queue("first")
+        queue("second", priority=-2, lock="gurobi", after=("first",), max_slots=3)
+
+        listed = {run["run"]: run for run in batchrun("runs", "--json").document["runs"]}
+
+        assert {run["state"] for run in listed.values()} == {"queued"}
+        assert listed["second"]["driven"] is False
+        found = listed["second"]["queue"]
+        assert (found["priority"], found["lock"], found["after"]) == (-2, "gurobi", ["first"])
+        assert (found["max_slots"], found["service"]) == (3, None)
+        shown = batchrun("runs").out
+        assert "queued" in shown
+        assert "driver is gone" not in shown
+
+    def test_is_where_why_finds_the_reason(self, batchrun):
+        queue("first")
+        queue("second", after=("first",))
+
+        assert " and waits for a service; no service is up" in batchrun("why", "first").out
+        assert " and waits for run first to end; no service is up" in batchrun("why", "second").out
+
+    def test_is_shown_with_a_run(self, batchrun):
+        queue("first", priority=3, lock="gurobi", not_before=time.time() + 3600, max_slots=2)
+
+        said = batchrun("show", "first").out
+
+        for name in ("queued", "priority", "lock", "not before", "max slots"):
+            assert name in said
+        assert "batchrun why first" in said
+        assert "batchrun resume" not in said
+
+    def test_gives_up_a_run_that_is_cancelled(self, batchrun):
+        queue("first")
+
+        said = batchrun("cancel", "first")
+
+        assert said.code == 0
+        assert "it was in the queue, and will not be taken from there" in said.out
+        with RunStore(STORE) as store:
+            assert store.find("first").state is RunState.CANCELLED
+            assert not store.queue.anything_free()
 
 
 @pytest.mark.usefixtures("project")

@@ -24,10 +24,13 @@ from batchrun.events import (
     RunEnded,
     RunStarted,
     RunStopping,
+    RunWaiting,
     SlotsChanged,
     SlotUse,
 )
 from batchrun.outcome import Outcome, RunState
+from batchrun.progress import Progress
+from batchrun.render.live import progress_block
 from batchrun.render.pulse import Pulse
 from batchrun.status import TaskStatus
 from batchrun.store.live import LiveState, LiveWorker, RunningChunk, WaitingChunks
@@ -447,3 +450,38 @@ def test_what_people_should_know_about_a_run_is_said_when_it_starts():
         )
 
     assert "run r1: stage `solve` starts with 2 GiB [bold]" in text_of(shown)
+
+
+def waits(at: float, reason: str) -> RunWaiting:
+    return RunWaiting("r1", at, "delays", 1_000, reason)
+
+
+def test_a_log_says_at_once_what_a_run_waits_for_and_later_only_what_changed():
+    out = io.StringIO()
+    shown = Console(file=out, force_terminal=False, width=40)
+    with console.ConsoleProgress(console=shown, clock=lambda: 0.0) as progress:
+        for at in range(0, 100, 2):
+            progress(waits(float(at), f"run r1 waits until its time has come, in {100 - at} s"))
+        progress(RunStarted("r1", 100.0, "delays", ("delays",), 1_000, "", "this process"))
+        progress(waits(101.0, "run r1 lost its service"))
+
+    said = out.getvalue().splitlines()
+    assert said == [
+        "run r1 waits until its time has come, in 100 s",
+        "run r1 waits until its time has come, in 40 s",
+        "run r1: delays on this process, 1,000 rows",
+        "run r1 lost its service",
+    ]
+
+
+def test_a_terminal_shows_what_a_run_waits_for_instead_of_a_bar():
+    progress = Progress()
+    progress.tell(waits(0.0, "run r1 is queued for 3 s and waits for [bold]its[/bold] turn"))
+
+    shown = Console(file=io.StringIO(), width=200)
+    shown.print(progress_block(progress, 5.0))
+
+    said = shown.file.getvalue()
+    assert "delays  r1" in said
+    assert "run r1 is queued for 3 s and waits for [bold]its[/bold] turn" in said
+    assert "elapsed" not in said

@@ -21,7 +21,8 @@ from batchrun.handle import RunHandle, submit_pipeline
 from batchrun.launch import resume_run, run_pipeline
 from batchrun.outcome import Outcome, RunState
 from batchrun.retry import RetryPolicy
-from batchrun.store.runs import RunStore
+from batchrun.store.queue import QueueEntry
+from batchrun.store.runs import RunRecord, RunStore
 from tests.writing import writer
 
 STORE = "sqlite:///.batchrun/store.db"
@@ -209,6 +210,50 @@ def test_a_run_that_nothing_drives_is_recorded_as_cancelled_at_once():
     assert report.state is RunState.CANCELLED
     assert (report.rows_solved, report.rows_quarantined, report.rows_cancelled) == (3, 0, 1)
     assert report.seconds == 10.0
+
+
+def queued_run() -> RunHandle:
+    record = RunRecord("q1", "double", None, RunState.QUEUED, time.time(), "by_rows(1)", "", rows_in=4)
+    with RunStore(STORE) as store:
+        store.queue.submit(record, QueueEntry(queued=time.time(), prepared=True))
+    return RunHandle.attach("q1")
+
+
+def test_a_queued_run_is_not_done_though_nothing_drives_it():
+    found = queued_run()
+
+    assert not found.done
+    assert not found.report.abandoned
+    assert found.state is RunState.QUEUED
+    assert repr(found) == "<RunHandle q1: queued>"
+    with pytest.raises(TimeoutError):
+        found.wait(0.05)
+    with pytest.raises(UsageError, match="run q1 is queued, so chunk 0 does not run"):
+        found.cancel(0)
+
+
+def test_a_queued_run_that_is_cancelled_will_not_be_taken():
+    found = queued_run()
+
+    found.cancel()
+
+    assert found.wait(1).state is RunState.CANCELLED
+    assert (found.report.rows_cancelled, found.report.seconds) == (4, 0.0)
+    with RunStore(STORE) as store:
+        assert store.queue.claim("q1", "s1", lease=60.0, driver="host/1/1.0") is None
+
+
+def test_an_interrupt_ends_the_watching_and_not_the_run():
+    handle = submit(dawdle, rows=100)
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, ChunksSettled):
+            raise KeyboardInterrupt
+
+    report = handle.watch(progress=False, observers=[interrupt])
+
+    assert report.state is RunState.RUNNING
+    assert handle.watch(progress=False).state is RunState.SUCCEEDED
 
 
 def test_a_handle_shows_the_card_and_the_logs_of_its_run(here: Path):

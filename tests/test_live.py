@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchrun import Outcome, RunState
+from batchrun.events import SlotUse
 from batchrun.outcome import Attempt
 from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
 from batchrun.store.runs import ChunkLog, RunRecord, RunStore
@@ -36,6 +37,9 @@ STATE = LiveState(
     waiting=(WaitingChunks("solve", "HIGHMEM: 1", 0, {"HIGHMEM": 1.0}, chunks=12),),
     workers=(LiveWorker("highmem-0", 1, 2**31, {"HIGHMEM": 1.0}, "host-a"),),
     stopping=True,
+    slots=(SlotUse("HIGHMEM", 1.0, 1.0, 12.0),),
+    chunks_planned=20,
+    rows_planned=60,
 )
 
 
@@ -91,6 +95,15 @@ class TestTheLiveState:
         values["running"][0]["temperature"] = 40
 
         assert LiveState.from_json(values) == STATE
+
+    def test_of_an_earlier_version_lacks_what_that_did_not_tell(self):
+        values = STATE.to_json()
+        for name in ("slots", "chunks_planned", "rows_planned"):
+            del values[name]
+
+        read = LiveState.from_json(values)
+        assert (read.slots, read.chunks_planned, read.rows_planned) == ((), 0, 0)
+        assert read.running == STATE.running
 
     def test_tells_the_last_lines_of_a_long_log(self):
         log = "".join(f"line {number} €\n" for number in range(20_000))

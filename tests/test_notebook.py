@@ -20,6 +20,7 @@ from batchrun.events import (
     RunEnded,
     RunStarted,
     RunStopping,
+    RunWaiting,
     SlotsChanged,
     SlotUse,
 )
@@ -238,3 +239,14 @@ def test_tables_are_laid_out_by_their_contents_in_a_notebook_too():
 
     assert "chunk 0 solve on w-0" in shown
     assert shown.count("<table") == shown.count("table-layout:auto") == 1
+
+
+def test_a_run_that_waits_shows_what_for_and_then_goes_on():
+    progress = Progress()
+    progress.tell(RunWaiting("r1", 0.0, "delays", 0, "run r1 waits for the lock <b>gurobi</b>"))
+    waiting = progress_html(progress, 5.0)
+    progress.tell(start())
+
+    assert "waits for the lock &lt;b&gt;gurobi" in waiting
+    assert "elapsed" not in waiting
+    assert "gurobi" not in progress_html(progress, 5.0)

@@ -8,11 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from batchrun.admission import Candidate
 from batchrun.errors import UsageError
 from batchrun.outcome import ErrorRecord, RunState, relative_gap
 from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
+from batchrun.store.queue import QueueEntry
 from batchrun.store.records import RunRecord
-from batchrun.why import RunFacts, explain
+from batchrun.store.turns import Turns
+from batchrun.why import QueueFacts, RunFacts, explain
 
 NOW = 100_000.0
 GIB = 2**30
@@ -613,6 +616,89 @@ WHOLE = {
 @pytest.mark.parametrize(("known", "sentence"), WHOLE.values(), ids=WHOLE)
 def test_a_run_as_a_whole_is(known: dict[str, Any], sentence: str):
     assert explain(facts(**known)) == sentence
+
+
+def waiting_run(run_id: str, **known: Any) -> Candidate:
+    return Candidate(run_id, **{"queued": NOW - 180, **known})
+
+
+def turns(*others: Candidate, up: bool = True, **own: Any) -> Turns:
+    """The queue with pits-1 and others."""
+    services = {"service-1": "host-a"} if up else {}
+    return Turns(NOW, (waiting_run("pits-1", **own), *others), services)
+
+
+def entry(**known: Any) -> QueueEntry:
+    return QueueEntry(queued=NOW - 180, prepared=True, **known)
+
+
+NO_SERVICE = "no service is up; start one with `batchrun up`"
+EARLIER = [waiting_run(f"r{number}", queued=NOW - 400) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("queue", "said"),
+    [
+        (turns(), "is queued for 3 min and is the next that a service takes"),
+        (
+            turns(waiting_run("r1", held=True)),
+            "is queued for 3 min and is the next that a service takes, which has 1 run now",
+        ),
+        (turns(*EARLIER), "is queued for 3 min and waits for its turn: 3 runs are before it"),
+        (turns(*EARLIER[:1]), "is queued for 3 min and waits for its turn: 1 run is before it"),
+        (
+            turns(*EARLIER, up=False),
+            f"is queued for 3 min and waits for its turn: 3 runs are before it; {NO_SERVICE}",
+        ),
+        (turns(up=False), f"is queued for 3 min and waits for a service; {NO_SERVICE}"),
+        (
+            turns(waiting_run("r1", lock="gurobi", held=True), lock="gurobi"),
+            "is queued for 3 min and waits for the lock gurobi, which run r1 has",
+        ),
+        (
+            turns(not_before=NOW + 180),
+            "is queued for 3 min and waits until its time has come, in 3 min",
+        ),
+        (
+            turns(after={"r1": RunState.RUNNING}),
+            "is queued for 3 min and waits for run r1 to end",
+        ),
+        (
+            turns(after={"r1": RunState.FAILED}),
+            "is queued for 3 min and will never begin, because run r1, which it was to follow, has ended "
+            "failed",
+        ),
+    ],
+)
+def test_a_queued_run_waits_for_its_turn(queue: Turns, said: str):
+    waits = facts(
+        record=record(RunState.QUEUED),
+        driven=False,
+        queue=QueueFacts(entry(), queue),
+        chunks=chunks({}, total=0),
+    )
+
+    assert explain(waits) == f"run pits-1 {said}"
+
+
+def test_a_queued_run_that_a_service_has_taken_has_not_begun():
+    taken = QueueFacts(entry(owner="service-1", lease_until=NOW + 5), turns(held=True))
+    waits = facts(record=record(RunState.QUEUED), driven=False, queue=taken, chunks=chunks({}, total=0))
+
+    assert explain(waits) == ("run pits-1 is queued for 3 min: a service on host-a has it, and has not begun")
+
+
+def test_a_run_that_lost_its_service_waits_for_another_with_what_it_has():
+    lost = QueueFacts(entry(owner="gone", lease_until=NOW - 5), turns(up=False, under_way=True))
+    waits = facts(driven=False, queue=lost, chunks=chunks({0: "succeeded"}))
+
+    assert explain(waits) == (
+        f"run pits-1 lost its service, and waits for a service; {NO_SERVICE}; so far it has 1 of 30 chunks "
+        "settled"
+    )
+    assert explain(waits, 23) == (
+        f"chunk 23 waits, because the run lost its service, and waits for a service; {NO_SERVICE}"
+    )
 
 
 @pytest.mark.parametrize(

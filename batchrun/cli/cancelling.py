@@ -52,7 +52,7 @@ def cancel_run(
     while report.driven and not _has_begun(report, chunk) and time.monotonic() < until:
         time.sleep(POLL_EVERY)
         report = handle.report
-    abandoned = report.abandoned
+    abandoned, queued = report.abandoned, report.queued
     handle.cancel(chunk, keep_best=keep_best)
     said = ""
     while not _is_done(report := handle.report, chunk) and time.monotonic() < until:
@@ -65,7 +65,7 @@ def cancel_run(
         abandoned = True
         handle.cancel()
         report = handle.report
-    return _told(report, chunk, keep_best=keep_best, abandoned=abandoned, patience=patience)
+    return _told(report, chunk, keep_best=keep_best, abandoned=abandoned, queued=queued, patience=patience)
 
 
 def _has_begun(report: RunReport, chunk: int | None) -> bool:
@@ -104,7 +104,13 @@ def _waits_for(report: RunReport, chunk: int | None) -> str:
 
 
 def _told(
-    report: RunReport, chunk: int | None, *, keep_best: bool, abandoned: bool, patience: float
+    report: RunReport,
+    chunk: int | None,
+    *,
+    keep_best: bool,
+    abandoned: bool,
+    queued: bool,
+    patience: float,
 ) -> Cancellation:
     why = report.why(chunk)
     if not _is_done(report, chunk):
@@ -118,6 +124,8 @@ def _told(
         cancelled = "cancelled" in outcomes or (keep_best and "stopped_with_solution" in outcomes)
     if not cancelled:
         why = f"not cancelled, it ended first: {why}"
+    elif queued:
+        why = f"it was in the queue, and will not be taken from there: {why}"
     elif abandoned:
         why = f"nothing drives the run, so it is recorded as cancelled from here: {why}"
     return Cancellation(report.run_id, cancelled, report.state, why)

@@ -18,7 +18,7 @@ def document(report: RunReport) -> dict[str, Any]:
 
     html = Path(report.folder, "report.html")
     return {
-        **record_document(report.record),
+        **record_document(report.record, report.queue),
         "report": str(html) if html.exists() else None,
         "cluster": report.cluster,
         "seconds": report.seconds,

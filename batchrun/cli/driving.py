@@ -1,4 +1,4 @@
-"""Commands that drive a run, or stop one: submit, resume, cancel."""
+"""Commands that drive a run, watch one or stop one: submit, resume, watch, cancel."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from batchrun.events import Event
     from batchrun.report import RunReport
 
-__all__ = ["cancel", "resume", "submit"]
+__all__ = ["cancel", "resume", "submit", "watch"]
 
 
 @app.command(
@@ -167,6 +167,37 @@ def resume(
             observers=[watch],
         )
     _finish(report, html, excel, as_json)
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  batchrun watch last
+  batchrun watch last --quiet --json
+
+\b
+Exit codes:
+  those of the run once it has ended    1 nothing drives it    130 Ctrl-C, and the run goes on
+"""
+)
+def watch(
+    run: Run = "last",
+    cluster: Cluster = None,
+    override: Override = None,
+    html: Html = None,
+    excel: Excel = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show how a run goes on, whichever process drives it and wherever.
+
+    Until it has ended; while it is queued, what it waits for. Ctrl-C ends the watching, not the run.
+    """
+    from batchrun.cli.watching import watch_to_the_end
+
+    watch_to_the_end(
+        run, settings_of(cluster, override), html=html, excel=excel, quiet=quiet, as_json=as_json
+    )
 
 
 @app.command(

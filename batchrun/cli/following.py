@@ -74,7 +74,8 @@ def follow_logs(
     write: Callable[[str], object],
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Write the logs of a run, or of one chunk, as they grow, until it has ended or nothing drives it."""
+    """Write the logs of a run, or of one chunk, as they grow, until it has ended, or nothing drives it and
+    it is not in the queue."""
     tail = LogTail()
     while True:
         # What is said before the end is there once the end is.
@@ -89,10 +90,11 @@ def follow_logs(
 
 def _is_over(store: RunStore, run_id: str, chunk: int | None) -> bool:
     from batchrun.plan import read_plan
-    from batchrun.store.driver import is_driven
+    from batchrun.store.turns import is_under_way
 
     record = store.find(run_id)
-    if record.state.ended or not is_driven(record):
+    entry = store.queue.entry(run_id)
+    if record.state.ended or (entry is None and not is_under_way(record, entry)):
         return True
     if chunk is None:
         return False

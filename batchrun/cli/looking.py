@@ -30,18 +30,23 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
-    from batchrun.store.driver import is_driven
     from batchrun.store.run_document import record_document
     from batchrun.store.runs import RunStore
+    from batchrun.store.turns import is_under_way
 
     with RunStore(settings_of(cluster, override).store_url) as store:
         found = store.list(limit=limit, state=state)
+        entries = {run.run_id: run.entry for run in store.queue.under_way()}
     if as_json:
-        console.print_json({"runs": [record_document(record) for record in found]})
-    else:
-        console.print_runs(
-            found, {record.run_id for record in found if not record.state.ended and not is_driven(record)}
-        )
+        listed = [record_document(record, entries.get(record.run_id)) for record in found]
+        console.print_json({"runs": listed})
+        return
+    idle = {
+        record.run_id
+        for record in found
+        if not record.state.ended and not is_under_way(record, entries.get(record.run_id))
+    }
+    console.print_runs(found, idle - entries.keys(), idle & entries.keys())
 
 
 @app.command()
@@ -104,7 +109,6 @@ def logs(
     A line before each attempt says which one it is.
     """
     from batchrun.cli.following import LogTail, follow_logs
-    from batchrun.store.driver import is_driven
     from batchrun.store.runs import RunStore
 
     if follow and as_json:
@@ -113,8 +117,7 @@ def logs(
         record = store.find(run)
         if follow:
             follow_logs(store, record.run_id, chunk, write=lambda text: typer.echo(text, nl=False))
-            record = store.find(record.run_id)
-            if not record.state.ended and not is_driven(record):
+            if _report_of(record.run_id, cluster, override).abandoned:
                 console.print_note(f"nothing drives the run; go on with: batchrun resume {record.run_id}")
             return
         found = store.logs(record.run_id, chunk)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from batchrun import console
-from batchrun.cli.documents import document, write_report
+from batchrun.cli.documents import document
 from batchrun.errors import UsageError
 from batchrun.outcome import ExitCode
 from batchrun.queueing import QueueOptions
@@ -77,8 +77,9 @@ def queue_and_follow(
     excel: Path | None,
 ) -> NoReturn:
     """Queue a run; unless it is detached, show it until it ends, and leave with its exit code."""
-    from batchrun.handle import RunHandle
+    from batchrun.cli.watching import watch_to_the_end
     from batchrun.queueing import queue_run
+    from batchrun.report import RunReport
 
     run_id = queue_run(
         pipeline,
@@ -88,22 +89,11 @@ def queue_and_follow(
         max_quarantined=max_quarantined,
         options=asked.options,
     )
-    handle = RunHandle.attach(run_id, cluster=settings)
     if asked.detach:
         if as_json:
-            console.print_json(document(handle.report))
+            console.print_json(document(RunReport(settings.store_url, run_id)))
         else:
             typer.echo(run_id)
         raise typer.Exit(ExitCode.SUCCEEDED)
     console.print_note(f"{run_id} is queued; Ctrl-C detaches, `batchrun watch {run_id}` comes back")
-    try:
-        report = handle.wait()
-    except KeyboardInterrupt:
-        console.print_note(f"it goes on; come back with `batchrun watch {run_id}`")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-    written = write_report(report, html, excel, always=True)
-    if as_json:
-        console.print_json({**document(report), **written})
-    else:
-        console.print_summary(report, list(written.values()))
-    raise typer.Exit(ExitCode.of(report.state))
+    watch_to_the_end(run_id, settings, html=html, excel=excel, quiet=quiet, as_json=as_json)

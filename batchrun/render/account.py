@@ -29,6 +29,7 @@ __all__ = [
     "list_outcomes",
     "moment",
     "peak_memory",
+    "queue_lines",
     "stage_accounts",
     "standing",
     "state_color",
@@ -94,8 +95,12 @@ def headline(report: RunReport) -> str:
             said = f"Cancelled after {took}, with {solved}"
         case _ if report.abandoned:
             said = f"Stopped after {took} as its driver is gone, with {solved}"
+        case RunState.RUNNING if report.queued:
+            said = f"Waiting for a service to go on, with {solved}"
         case RunState.RUNNING:
             said = f"Running, with {solved} so far"
+        case RunState.QUEUED if not report.rows_in:
+            said = "Waiting to start"
         case RunState.QUEUED:
             said = f"Waiting to start on {count(report.rows_in, 'row')}"
     return said
@@ -110,6 +115,8 @@ def advice(report: RunReport) -> str:
     """What to do next if not every row is solved; empty when nothing is left to do."""
     if report.state is RunState.SUCCEEDED or report.driven:
         return ""
+    if report.queued:
+        return f"It is in the queue; what it waits for: batchrun why {report.run_id}"
     if report.abandoned:
         return (
             f"It is recorded as {report.state.value}, but its driver is gone: batchrun resume {report.run_id}"
@@ -117,6 +124,25 @@ def advice(report: RunReport) -> str:
     if report.state is RunState.PARTIAL and not report.rows_cancelled:
         return "The rows that failed, each with its error, are in report.quarantined and in the reports."
     return f"To go on with the rows that are not solved: batchrun resume {report.run_id}"
+
+
+def queue_lines(report: RunReport) -> list[tuple[str, str]]:
+    """How a run stands in the queue, as names and values; none if it is not there, or has ended."""
+    entry = report.queue
+    if entry is None or report.state.ended:
+        return []
+    lines = [("queued", moment(entry.queued)), ("service", entry.owner or "none yet")]
+    if entry.priority:
+        lines.append(("priority", str(entry.priority)))
+    if entry.lock is not None:
+        lines.append(("lock", entry.lock))
+    if entry.after:
+        lines.append(("after", ", ".join(entry.after)))
+    if entry.not_before is not None:
+        lines.append(("not before", moment(entry.not_before)))
+    if entry.max_slots is not None:
+        lines.append(("max slots", str(entry.max_slots)))
+    return lines
 
 
 def demand_of(stage: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ __all__ = ["ended_line", "progress_block", "progress_line", "resumed_line", "sta
 
 def progress_block(progress: Progress, now: float) -> Group:
     """The live display of a run: title, bar, counts and slots, then running chunks that have something to
-    show, five at most, and what happens while it stops."""
+    show, five at most, and what happens while it stops. Of a run that waits, what for."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -35,6 +35,8 @@ def progress_block(progress: Progress, now: float) -> Group:
     title = Text.assemble((progress.pipeline or "run", "bold"), (f"  {progress.run_id}", "dim"))
     if progress.cluster:
         title.append(f"  on {progress.cluster}", "dim")
+    if progress.waits:
+        return Group(_one_line(title), Text(progress.waits))
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)
     bar.add_column(justify="right", no_wrap=True)

@@ -21,6 +21,7 @@ from batchrun.render.account import (
     headline,
     moment,
     peak_memory,
+    queue_lines,
     stage_accounts,
     state_color,
     stopped_line,
@@ -155,6 +156,8 @@ def details(report: RunReport) -> Group:
     facts.add_row("input", Text(f"{report.input.get('description', '')}, {count(report.rows_in, 'row')}"))
     facts.add_row("split", Text(str(report.split)))
     facts.add_row("cluster", Text(str(report.cluster)))
+    for name, said in queue_lines(report):
+        facts.add_row(name, Text(said))
     facts.add_row("started", Text(moment(report.started)))
     facts.add_row("ended", Text(moment(report.ended)))
     for name, value in report.params.items():
@@ -242,8 +245,11 @@ def failures_block(report: RunReport) -> Group:
     return Group(*[Padding(line, (0, 0, 0, 2)) for line in lines])
 
 
-def runs_table(runs: Iterable[RunLine], abandoned: Collection[str] = ()) -> RenderableType:
-    """One line a run, in the order given; below it, how to go on with those whose driver is gone."""
+def runs_table(
+    runs: Iterable[RunLine], abandoned: Collection[str] = (), queued: Collection[str] = ()
+) -> RenderableType:
+    """One line a run, in the order given; below it, how to go on with those whose driver is gone. Those that
+    are *queued* wait for a service, also if they have begun."""
     from rich.console import Group
     from rich.text import Text
 
@@ -253,7 +259,7 @@ def runs_table(runs: Iterable[RunLine], abandoned: Collection[str] = ()) -> Rend
         column.no_wrap = True
     gone = []
     for run in runs:
-        state = RunState(run.state)
+        state = RunState.QUEUED if run.run_id in queued else RunState(run.state)
         shown = Text(f"{STATE_SYMBOLS[state]} {state.value}", style=STATE_COLORS[state])
         if run.run_id in abandoned:
             shown = Text(f"{STOPPED} stopped", style=STATE_COLORS[RunState.PARTIAL])

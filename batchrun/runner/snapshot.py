@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from batchrun.events import SlotUse
 from batchrun.runner.aftermath import Aftermath
 from batchrun.runner.state import RunnerState, RunningTask
 from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
@@ -37,6 +38,9 @@ def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
             for worker in list(state.executor.workers())[:MOST]
         ),
         stopping=state.stopping,
+        slots=tuple(SlotUse(*row) for row in state.dispatcher.use_of_slots()),
+        chunks_planned=state.plan.standing,
+        rows_planned=state.plan.rows,
     )
 
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from batchrun.admission import Candidate, admit
+from batchrun.admission import admit
 from batchrun.cluster.connection import Connection
 from batchrun.config import Settings
 from batchrun.errors import BatchrunError, ClusterError, StoreError
@@ -24,6 +24,7 @@ from batchrun.store.driver import driver_name, is_gone
 from batchrun.store.queue import QueuedRun
 from batchrun.store.runs import RunStore
 from batchrun.store.services import ServiceRecord
+from batchrun.store.turns import candidates
 
 __all__ = ["Service"]
 
@@ -175,9 +176,7 @@ class Service:
             return
         gone = self._gone()
         now = self._store.services.now()
-        listed = list(under_way.values())
-        states = queue.states({before for run in listed for before in run.entry.after})
-        admission = admit((_candidate(run, states, now, gone) for run in listed), time.time())
+        admission = admit(candidates(queue, under_way.values(), now, gone), time.time())
         for run_id, reason in admission.doomed.items():
             self._give_up(run_id, reason)
         for run_id in admission.ready:
@@ -281,19 +280,3 @@ class Service:
             dashboard=f"{connection.dashboard}/batchrun" if connection.dashboard else "",
             workers=workers,
         )
-
-
-def _candidate(run: QueuedRun, states: dict[str, RunState], now: float, gone: Collection[str]) -> Candidate:
-    """A run as the policy sees it; *now* is the time by the store's clock."""
-    entry = run.entry
-    held = entry.owner is not None and entry.owner not in gone and (entry.lease_until or 0.0) >= now
-    return Candidate(
-        run_id=run.run_id,
-        queued=entry.queued,
-        priority=entry.priority,
-        not_before=entry.not_before,
-        after={before: states.get(before) for before in entry.after},
-        lock=entry.lock,
-        held=held,
-        under_way=run.state is RunState.RUNNING,
-    )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from batchrun.events import SlotUse
 from batchrun.store import schema
 from batchrun.store.rows import finite, storable
 
@@ -115,6 +116,12 @@ class LiveState:
     """The live workers."""
     stopping: bool = False
     """Whether the run comes to an end because somebody asked for it."""
+    slots: tuple[SlotUse, ...] = ()
+    """Supply and demand of each kind of slot."""
+    chunks_planned: int = 0
+    """Chunks planned so far, those that were cut left out."""
+    rows_planned: int = 0
+    """Rows of the input in them."""
 
     @property
     def chunks(self) -> int:
@@ -148,6 +155,9 @@ class LiveState:
             waiting=_all_of(WaitingChunks, values["waiting"]),
             workers=_all_of(LiveWorker, values["workers"]),
             stopping=values["stopping"],
+            slots=_all_of(SlotUse, values.get("slots", ())),
+            chunks_planned=values.get("chunks_planned", 0),
+            rows_planned=values.get("rows_planned", 0),
         )
 
 
@@ -172,7 +182,7 @@ def clear(connection: sa.Connection, run_id: str) -> None:
     connection.execute(schema.live.delete().where(schema.of_run(schema.live, run_id)))
 
 
-_Part = TypeVar("_Part", RunningChunk, DelayedChunk, WaitingChunks, LiveWorker)
+_Part = TypeVar("_Part", RunningChunk, DelayedChunk, WaitingChunks, LiveWorker, SlotUse)
 
 
 def _all_of(kind: type[_Part], listed: Iterable[Mapping[str, Any]]) -> tuple[_Part, ...]:

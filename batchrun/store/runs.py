@@ -22,6 +22,7 @@ from batchrun.store.deliveries import Deliveries
 from batchrun.store.event_record import EventKind
 from batchrun.store.eventlog import EventLog, tell
 from batchrun.store.live import LiveState
+from batchrun.store.news import RunNews
 from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
     ChunkLog,
@@ -187,6 +188,10 @@ class RunStore:
             query = query.where(table.c.state == state.value)
         with self._begin() as connection:
             return [rows.run_from_row(row) for row in connection.execute(query)]
+
+    def news(self, run_id: str) -> RunNews:
+        """Reads what is new in a run, whose whole id is *run_id*, each time it is asked."""
+        return RunNews(self._database, run_id)
 
     def settled(
         self, run_id: str, *, solved: bool | None = None, chunks: Sequence[int] | None = None

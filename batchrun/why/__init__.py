@@ -2,5 +2,6 @@
 
 from batchrun.why.explain import explain
 from batchrun.why.facts import RunFacts
+from batchrun.why.queued import QueueFacts
 
-__all__ = ["RunFacts", "explain"]
+__all__ = ["QueueFacts", "RunFacts", "explain"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from batchrun.store.live import DelayedChunk, LiveState, RunningChunk
+    from batchrun.why.queued import QueueFacts
 
 __all__ = ["ChunkFacts", "RunFacts", "Try"]
 
@@ -94,6 +95,8 @@ class RunFacts:
     longest: Mapping[str, tuple[int, float, float]]
     """For each stage, of all runs of the pipeline: how many solved attempts there were, their median and
     their longest seconds."""
+    queue: QueueFacts | None = None
+    """How the run stands in the queue, if it is there and no process drives it."""
 
     # Chunks
 

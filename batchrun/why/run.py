@@ -6,6 +6,7 @@ from batchrun.outcome import Outcome, RunState
 from batchrun.resources import Demand, format_seconds
 from batchrun.why.facts import RunFacts
 from batchrun.why.history import because, reason
+from batchrun.why.queued import queued
 from batchrun.why.running import seen
 from batchrun.why.waiting import undriven
 from batchrun.why.wording import account, count, listing, percent
@@ -22,7 +23,7 @@ def explain_run(facts: RunFacts) -> str:
     if record.state.ended:
         return "; ".join(part for part in (f"{name} {_ended(facts)}", *_ends(facts)) if part)
     if not facts.driven:
-        return f"{name} stands still with {_progress(facts)}, because {undriven(facts)}"
+        return f"{name} {_stands_still(facts)}"
     if record.state is RunState.QUEUED or record.started is None:
         since = format_seconds(max(0.0, facts.now - record.created))
         return f"{name} is queued for {since}: its cluster and its input are being made ready"
@@ -37,7 +38,14 @@ def explain_run(facts: RunFacts) -> str:
     return "; ".join(clause for clause in clauses if clause)
 
 
-# While it goes on
+# While it goes on, or could
+
+
+def _stands_still(facts: RunFacts) -> str:
+    if facts.queue is None:
+        return f"stands still with {_progress(facts)}, because {undriven(facts)}"
+    so_far = f"; so far it has {_progress(facts)}" if facts.total else ""
+    return f"{queued(facts.record, facts.queue)}{so_far}"
 
 
 def _progress(facts: RunFacts) -> str:

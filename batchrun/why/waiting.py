@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchrun.resources import Demand, Worker, describe_workers, format_seconds
 from batchrun.why.facts import ChunkFacts, RunFacts, Try
 from batchrun.why.history import ending, failed_tries
+from batchrun.why.queued import queued
 from batchrun.why.running import seen
 from batchrun.why.wording import clip, count, percent
 
@@ -41,8 +42,10 @@ def waiting(facts: RunFacts, chunk: ChunkFacts) -> str:
 
 
 def undriven(facts: RunFacts) -> str:
-    """That nothing drives the run, and how to go on."""
+    """That nothing drives the run, and how it goes on."""
     record = facts.record
+    if facts.queue is not None:
+        return f"the run {queued(record, facts.queue)}"
     since = record.heartbeat or record.started or record.created
     return (
         f"nothing drives the run: its driver was last at work {format_seconds(max(0.0, facts.now - since))} "
