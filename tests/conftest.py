@@ -9,8 +9,9 @@ import pytest
 
 from batchrun.config import Settings, load_settings
 from tests.chromium import chromium
+from tests.postgres import postgres, postgres_server
 
-__all__ = ["chromium"]
+__all__ = ["chromium", "postgres", "postgres_server"]
 
 CLUSTER = """\
 kind: local
