@@ -24,6 +24,7 @@ from batchrun.store.runs import RunStore
 __all__ = ["PostgresServer", "find_postgres", "postgres", "postgres_server"]
 
 TEMPLATE = "of_the_store"
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def find_postgres() -> Path | None:
@@ -51,7 +52,8 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._serial = itertools.count()
         # Not a folder of pytest: the path of a socket is short, and nobody else may look into those.
-        self._folder = Path(tempfile.mkdtemp(prefix="batchrun-pg-"))
+        memory = SHARED_MEMORY if SHARED_MEMORY.is_dir() and not durable else None
+        self._folder = Path(tempfile.mkdtemp(prefix="batchrun-pg-", dir=memory))
         self._port = 5432 if _has_sockets() else _free_port()
         self._as_user = _as_nobody(self._folder)
         self._run(

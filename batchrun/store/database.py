@@ -127,8 +127,8 @@ class Database:
         """Copy an SQLite file that has tables of an older version; nobody else writes it meanwhile."""
         if not self._is_sqlite or not sa.inspect(connection).has_table("alembic_version"):
             return
-        path = connection.exec_driver_sql("PRAGMA database_list").one().file
-        if path:  # it is empty for a database in memory
+        path = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
+        if path:  # it is empty for one in memory
             try:
                 back_up(Path(path), schema.REVISION)
             except sqlite3.Error as error:
