@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pandas as pd
@@ -10,12 +11,14 @@ import sqlalchemy as sa
 
 from batchrun import Outcome, RunState
 from batchrun.data.refs import ResultRef
-from batchrun.errors import LeaseLostError, RunNotFoundError
+from batchrun.errors import LeaseLostError, RunNotFoundError, StoreError
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent
-from batchrun.store.live import LiveState
-from batchrun.store.records import RunCounts, SettledChunks
+from batchrun.store import schema
+from batchrun.store.live import LiveState, RunningChunk
+from batchrun.store.records import ChunkLog, RunCounts, SettledChunks
 from batchrun.store.runs import RunStore, SettledChunk
 from batchrun.store.writer import RunWriter
+from tests.opened_together import do_together
 from tests.writing import NONE, attempt, pack, packed, record, writer
 
 
@@ -408,3 +411,274 @@ class TestFencing:
     def test_a_run_that_was_removed_cannot_be_written(self, url):
         with RunStore(url) as store, pytest.raises(RunNotFoundError, match="no longer in the store"):
             RunWriter(store._database, "delays-9", 1).update(rows_solved=1)
+
+    def test_processes_that_take_a_run_over_at_once_get_different_fences(self, url):
+        with RunStore(url) as store:
+            store.create(record())
+        program = "with RunStore(url) as store: print([store.take_over('delays-1').fence for _ in range(20)])"
+        said = do_together(url, program, 2)
+
+        fences = [int(fence) for out in said for fence in out.strip("[]\n").split(", ")]
+        assert sorted(fences) == list(range(1, 41))
+
+    def test_a_takeover_waits_for_the_transaction_of_who_drives_the_run_now(self, url):
+        order: list[str] = []
+
+        def take_over() -> None:
+            with RunStore(url) as other:
+                after = other.take_over("delays-1")
+                order.append("taken over")
+                after.update(rows_solved=2)
+
+        with RunStore(url) as store:
+            before = store.create(record())
+            with before.transaction() as (connection, _):
+                other = threading.Thread(target=take_over)
+                other.start()
+                other.join(0.2)
+                connection.execute(sa.update(schema.runs).values(rows_solved=1))
+                order.append("written")
+            other.join()
+
+            assert order == ["written", "taken over"]
+            assert store.find("delays-1").rows_solved == 2
+
+
+class TestAtOnce:
+    """Transactions are whole, and readers see one moment."""
+
+    def test_nothing_is_recorded_of_a_commit_that_fails_half_way(self, url):
+        with RunStore(url) as store:
+            mine = store.create(record())
+            said = replace(attempt(0), log="said")
+            with pytest.raises(StoreError, match=r"split"):
+                mine.commit([said], packed(0, 3), [pack(0, 3)], rows_solved=9, split=None)
+
+            assert store.attempts("delays-1").empty
+            assert store.logs("delays-1") == []
+            assert not len(store.settled("delays-1"))
+            assert store.find("delays-1").rows_solved == 0
+            mine.commit([said], packed(0, 3))
+            assert len(store.settled("delays-1")) == 3
+
+    def test_a_run_that_is_recorded_already_cannot_be_created(self, url):
+        with RunStore(url) as store:
+            store.create(record(rows_solved=1))
+            with pytest.raises(StoreError, match="recorded already"):
+                store.create(record())
+            assert store.find("delays-1").rows_solved == 1
+
+    def test_what_is_read_together_is_of_one_moment(self, url):
+        with RunStore(url) as store, RunStore(url) as other:
+            mine = store.create(record())
+            mine.commit([], packed(0, 3), [pack(0, 3)])
+            count = sa.select(sa.func.count()).select_from(schema.attempts)
+            with other._database.begin() as connection:
+                before = connection.execute(count).scalar_one()
+                mine.commit([], packed(3, 3), [pack(3, 3)])
+                after = connection.execute(count).scalar_one()
+
+            assert (before, after) == (3, 3)
+            assert other.counts("delays-1").attempts == {Outcome.SUCCEEDED: 6}
+
+    def test_readers_in_other_processes_see_whole_commits_while_one_writes(self, url):
+        program = """
+with RunStore(url) as store:
+    if number == 0:
+        mine = store.take_over("delays-1")
+        for first in range(0, 150, 3):
+            mine.commit([attempt(first), attempt(first), attempt(first)], packed(first, 3))
+    else:
+        for _ in range(100):
+            counts = store.counts("delays-1")
+            print(sum(counts.chunks.values()), sum(counts.attempts.values()))
+"""
+        with RunStore(url) as store:
+            store.create(record())
+            _, *seen = do_together(url, program, 3)
+            assert len(store.settled("delays-1")) == len(store.attempts("delays-1")) == 150
+
+        for out in seen:
+            counts = [line.split() for line in out.splitlines()]
+            assert len(counts) == 100
+            assert all(chunks == attempts for chunks, attempts in counts)
+
+
+class TestValues:
+    """What a store holds comes back as it was, or as the nearest thing that every store can hold."""
+
+    def test_texts_of_every_alphabet(self, url):
+        odd = "naïve Größe \N{SNOWMAN} \N{GRINNING FACE} 東京 \u200f' \" % %s ? :x \\ {}"
+        written = record(params={odd: odd}, cluster=odd, input={"description": odd}, settings=[{"key": odd}])
+        error = ErrorRecord("Fehler", odd, odd, ("Fehler",), odd)
+        tried = replace(attempt(0, Outcome.FAILED, error), stage=odd, worker=odd, log=odd, next_step=odd)
+        places = packed(1, 2, f"/runs/{odd}.arrow")
+        with RunStore(url) as store:
+            store.create(written).commit([tried], places, [replace(pack(1, 2), stage=odd, worker=odd)])
+
+            assert store.find("delays-1") == written
+            attempts = store.attempts("delays-1")
+            assert set(attempts["stage"]) == set(attempts["worker"]) == {odd}
+            assert attempts.loc[0, ["error", "traceback", "signature", "next_step"]].tolist() == [odd] * 4
+            assert store.logs("delays-1") == [ChunkLog(0, odd, 1, odd)]
+            assert store.settled("delays-1").results.paths == (f"/runs/{odd}.arrow",)
+
+    def test_zero_bytes_and_halves_of_characters_in_parameters(self, url):
+        with RunStore(url) as store:
+            store.create(record(params={"text": "a\0b", "half": "\udc80"}))
+            assert store.find("delays-1").params == {"text": "a\0b", "half": "\udc80"}
+
+    def test_numbers_that_take_all_their_bits(self, url):
+        many, most = 2**40, 2**63 - 1
+        ref = ResultRef("/runs/0.arrow", 2**31 - 1, -1, 5, most, 7)
+        tried = replace(attempt(many), rows_in=many, rows_out=most, peak_memory=most, key=-most)
+        chunk = SettledChunk(many, Outcome.SUCCEEDED, many, 5, 1e-300, ref, -1.7e308, 5e-324)
+        with RunStore(url) as store:
+            store.create(record()).commit([tried], SettledChunks.of([chunk]), rows_in=most, chunks=most)
+
+            [read] = store.settled("delays-1")
+            assert read == chunk
+            attempts = store.attempts("delays-1")
+            assert attempts.loc[0, ["chunk", "rows_in", "rows_out", "peak_memory"]].tolist() == [
+                many,
+                many,
+                most,
+                most,
+            ]
+            assert store.history("delays")["stage"].keys.tolist() == [-most]
+            assert (store.find("delays-1").rows_in, store.find("delays-1").chunks) == (most, most)
+
+    def test_numbers_that_are_none_are_not_known(self, url):
+        points = (Incumbent(1.0, float("inf"), float("nan")), Incumbent(2.0, 5.0, float("-inf")))
+        kept = SettledChunk(0, Outcome.STOPPED_WITH_SOLUTION, 3, 1, 2.0, None, 5.0, float("-inf"))
+        with RunStore(url) as store:
+            mine = store.create(record())
+            mine.commit([replace(attempt(0), incumbents=points)], SettledChunks.of([kept]))
+
+            assert store.settled("delays-1")[0] == replace(kept, bound=None)
+            assert store.incumbents("delays-1")["objective"].fillna(-1).tolist() == [-1, 5.0]
+            assert store.attempts("delays-1")["bound"].isna().all()
+
+    def test_texts_of_any_length(self, url):
+        long = "x" * 3_000_000
+        error = ErrorRecord("E" * 5000, long, long, ("E",), "at " * 5000)
+        tried = replace(attempt(0, Outcome.FAILED, error), log=long)
+        with RunStore(url) as store:
+            store.create(record(params={"text": long})).commit([tried], NONE)
+
+            assert store.find("delays-1").params == {"text": long}
+            assert store.logs("delays-1")[0].text == long
+            attempts = store.attempts("delays-1")
+            assert attempts["error"].tolist() == attempts["traceback"].tolist() == [long]
+            assert attempts["error_type"].tolist() == ["E" * 399 + "…"]
+            assert attempts["signature"].tolist() == [("at " * 200)[:599] + "…"]
+
+
+class TestLive:
+    def test_the_latest_state_takes_the_place_of_the_one_before_and_goes_with_the_run(self, url):
+        running = RunningChunk(
+            3, "stage", 1, "w", 5.0, 3, share=float("nan"), message="half \udc80", log="so far"
+        )
+        with RunStore(url) as store:
+            mine = store.create(record())
+            assert store.live("delays-1") is None
+            mine.save_live(LiveState(1.0))
+            mine.save_live(LiveState(2.0, running=(running,), stopping=True))
+
+            read = store.live("delays-1")
+            assert read == LiveState(
+                2.0, running=(replace(running, share=None, message="half ?"),), stopping=True
+            )
+            mine.end(state=RunState.SUCCEEDED, ended=3.0)
+            assert store.live("delays-1") is None
+            assert store.find("delays-1").state is RunState.SUCCEEDED
+
+    def test_logs_of_chunks_that_run_stand_beside_those_that_ended(self, url):
+        running = RunningChunk(0, "stage", 2, "w", 5.0, 3, log="so far")
+        again = RunningChunk(1, "stage", 1, "w", 5.0, 3, log="told already")
+        with RunStore(url) as store:
+            mine = store.create(record())
+            mine.commit([replace(attempt(1), log="whole"), replace(attempt(0), log="first")], NONE)
+            mine.save_live(LiveState(2.0, running=(running, again)))
+
+            assert store.logs("delays-1") == [
+                ChunkLog(0, "stage", 1, "first"),
+                ChunkLog(0, "stage", 2, "so far", live=True),
+                ChunkLog(1, "stage", 1, "whole"),
+            ]
+            assert store.logs("delays-1", 1) == [ChunkLog(1, "stage", 1, "whole")]
+            assert store.logs("delays-1", 5) == []
+
+
+class TestRequests:
+    def test_are_given_once_in_the_order_in_which_they_were_asked(self, url):
+        with RunStore(url) as store:
+            mine, other = store.create(record()), store.create(record("delays-2"))
+            store.request_cancel("delays-1", chunk=7, keep_best=True)
+            store.request_cancel("delays-1")
+
+            asked = mine.take_requests()
+            assert [(request.chunk, request.keep_best) for request in asked] == [(7, True), (None, False)]
+            assert mine.take_requests() == []
+            assert other.take_requests() == []
+
+    def test_of_a_run_that_is_not_there_are_an_error(self, url):
+        with RunStore(url) as store, pytest.raises(StoreError):
+            store.request_cancel("delays-9")
+
+
+class TestReopening:
+    @pytest.fixture
+    def store(self, url):
+        with RunStore(url) as store:
+            failed = SettledChunk(5, Outcome.FAILED, 3, 0, 0.1)
+            mine = store.create(record())
+            mine.commit([replace(attempt(5, Outcome.FAILED), log="said")], packed(0, 3))
+            mine.commit([], SettledChunks.of([failed]), rows_solved=9)
+            mine.save_live(LiveState(1.0))
+            store.request_cancel("delays-1")
+            yield store
+
+    def test_forgets_what_has_no_result_and_keeps_what_was_tried(self, store):
+        store.take_over("delays-1").reopen(state=RunState.RUNNING, started=7.0, error=None)
+
+        assert store.settled("delays-1").chunks.tolist() == [0, 1, 2]
+        assert store.tries("delays-1") == {(5, "stage"): 1}
+        assert [log.text for log in store.logs("delays-1")] == ["said"]
+        assert (store.find("delays-1").started, store.find("delays-1").rows_solved) == (7.0, 9)
+
+    def test_forgets_what_an_earlier_session_left_behind(self, store):
+        mine = store.take_over("delays-1")
+        mine.reopen(state=RunState.RUNNING)
+
+        assert store.live("delays-1") is None
+        assert mine.take_requests() == []
+
+    def test_of_a_run_that_only_waited_keeps_what_was_asked_of_it(self, store):
+        mine = store.take_over("delays-1")
+        mine.update(state=RunState.QUEUED)
+        mine.reopen(state=RunState.RUNNING)
+
+        assert [request.chunk for request in mine.take_requests()] == [None]
+
+
+def test_fields_of_a_run_change_one_by_one(url):
+    error = ErrorRecord("OSError", "busy", "Traceback …", ("OSError", "Exception"), "OSError at s.py:1")
+    with RunStore(url) as store:
+        mine = store.create(record())
+        mine.update(state=RunState.FAILED, error=error, ended=9.5, combined="/runs/combined.arrow")
+        assert store.find("delays-1") == replace(
+            record(), state=RunState.FAILED, error=error, ended=9.5, combined="/runs/combined.arrow"
+        )
+        mine.update(state=RunState.RUNNING, error=None, ended=None, combined=None)
+        assert store.find("delays-1") == record()
+
+
+def test_runs_are_listed_newest_first_by_state_and_no_more_than_asked(url):
+    with RunStore(url) as store:
+        for number in range(4):
+            state = RunState.FAILED if number % 2 else RunState.RUNNING
+            store.create(replace(record(f"delays-{number}", created=number), state=state))
+
+        assert [found.run_id for found in store.list(limit=2)] == ["delays-3", "delays-2"]
+        assert [found.run_id for found in store.list(state=RunState.RUNNING)] == ["delays-2", "delays-0"]
