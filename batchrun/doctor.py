@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from batchrun.config import ConnectSettings, LocalSettings
 from batchrun.data.shared_memory import folder_of, leftovers
@@ -140,12 +140,26 @@ def _store(url: str) -> Check:
     if url.startswith("sqlite:///"):
         return _sqlite(Path(url.removeprefix("sqlite:///")))
     parts = urlsplit(url)
+    folder = parse_qs(parts.query).get("host", [""])[0]
+    if folder.startswith("/"):
+        return _server_by_socket(Path(folder) / f".s.PGSQL.{parts.port or 5432}")
     place = f"{parts.hostname or 'localhost'}:{parts.port or 5432}"
     try:
         with socket.create_connection((parts.hostname or "localhost", parts.port or 5432), timeout=5):
             return Check("store", True, f"{parts.scheme} at {place} answers")
     except OSError as error:
         return Check("store", False, f"{parts.scheme} at {place}: {error}", "is the database server running?")
+
+
+def _server_by_socket(path: Path) -> Check:
+    """What answers at a socket of this machine."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(path))
+            return Check("store", True, f"a server at {path} answers")
+    except OSError as error:
+        return Check("store", False, f"{path}: {error}", "is the database server running?")
 
 
 def _sqlite(path: Path) -> Check:
