@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from batchrun.config import ConnectSettings, LocalSettings
+from batchrun.data.files import filesystem as filesystem_of
+from batchrun.data.files import has_folders
 from batchrun.data.shared_memory import folder_of, leftovers
 from batchrun.errors import ClusterError, VersionMismatchError
 from batchrun.resources import describe_workers, format_bytes
@@ -216,11 +218,12 @@ def _known(root: str, run_id: str) -> bool:
 
 
 def _remote_root(root: str) -> Check:
-    import fsspec
-
     try:
-        filesystem, path = fsspec.core.url_to_fs(root)
+        filesystem, path = filesystem_of(root)
         there = filesystem.exists(path)
+        bucket = path.partition("/")[0]
+        if not (there or has_folders(root) or filesystem.exists(bucket)):
+            return Check("disk", False, f"{root}: there is no bucket {bucket}", "make it, or name another")
     except Exception as error:  # every file system has errors of its own
         reason = f"{type(error).__name__}: {error}"
         return Check("disk", False, f"{root}: {reason}", "check the URL and the credentials")

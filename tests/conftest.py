@@ -10,8 +10,9 @@ import pytest
 from batchrun.config import Settings, load_settings
 from tests.chromium import chromium
 from tests.postgres import PostgresServer, postgres, postgres_server
+from tests.s3 import s3, s3_server
 
-__all__ = ["chromium", "postgres", "postgres_server"]
+__all__ = ["chromium", "postgres", "postgres_server", "s3", "s3_server"]
 
 CLUSTER = """\
 kind: local

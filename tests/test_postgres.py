@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from batchrun import ChunkContext, Pipeline, RetryPolicy, Stage, by_group, by_rows
+from batchrun import Pipeline, RetryPolicy, Stage, by_group, by_rows
 from batchrun.config import Settings, load_settings
 from batchrun.doctor import diagnose
 from batchrun.errors import StoreError
