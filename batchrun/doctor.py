@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from batchrun.config import ConnectSettings, LocalSettings
+from batchrun.data.files import filesystem as filesystem_of
+from batchrun.data.files import has_folders
 from batchrun.data.shared_memory import folder_of, leftovers
 from batchrun.errors import ClusterError, VersionMismatchError
 from batchrun.resources import describe_workers, format_bytes
@@ -140,12 +142,26 @@ def _store(url: str) -> Check:
     if url.startswith("sqlite:///"):
         return _sqlite(Path(url.removeprefix("sqlite:///")))
     parts = urlsplit(url)
+    folder = parse_qs(parts.query).get("host", [""])[0]
+    if folder.startswith("/"):
+        return _server_by_socket(Path(folder) / f".s.PGSQL.{parts.port or 5432}")
     place = f"{parts.hostname or 'localhost'}:{parts.port or 5432}"
     try:
         with socket.create_connection((parts.hostname or "localhost", parts.port or 5432), timeout=5):
             return Check("store", True, f"{parts.scheme} at {place} answers")
     except OSError as error:
         return Check("store", False, f"{parts.scheme} at {place}: {error}", "is the database server running?")
+
+
+def _server_by_socket(path: Path) -> Check:
+    """What answers at a socket of this machine."""
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(5)
+            client.connect(str(path))
+            return Check("store", True, f"a server at {path} answers")
+    except OSError as error:
+        return Check("store", False, f"{path}: {error}", "is the database server running?")
 
 
 def _sqlite(path: Path) -> Check:
@@ -202,11 +218,12 @@ def _known(root: str, run_id: str) -> bool:
 
 
 def _remote_root(root: str) -> Check:
-    import fsspec
-
     try:
-        filesystem, path = fsspec.core.url_to_fs(root)
+        filesystem, path = filesystem_of(root)
         there = filesystem.exists(path)
+        bucket = path.partition("/")[0]
+        if not (there or has_folders(root) or filesystem.exists(bucket)):
+            return Check("disk", False, f"{root}: there is no bucket {bucket}", "make it, or name another")
     except Exception as error:  # every file system has errors of its own
         reason = f"{type(error).__name__}: {error}"
         return Check("disk", False, f"{root}: {reason}", "check the URL and the credentials")

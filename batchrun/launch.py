@@ -102,6 +102,7 @@ def run_pipeline(
     run_id = new_run_id(pipe.name)
     pickle_program(pipe, bound, run_id)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
+    _check_reachable(settings.artifact_root)
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         opener = Opener(cluster, settings, pipe, stack)
         stack.callback(_discard_unless_recorded, store, run_id, folder)
@@ -157,6 +158,7 @@ def resume_run(
             return RunReport(settings.store_url, record.run_id)
         pipe = _pipeline_of(record, pipeline)
         folder = record.files
+        _check_reachable(folder.path)
         source = Source.read(folder.source)
         writer = store.take_over(record.run_id)
         settled = store.settled(record.run_id, solved=True)
@@ -238,6 +240,12 @@ def _prepare(
         supply.discard()
         raise
     return source, supply, executor
+
+
+def _check_reachable(folder: str) -> None:
+    """Raise StoreError if nothing can be written below a URL, which is known before a cluster is up."""
+    if not files.is_local(folder):
+        files.check_writable(folder)
 
 
 def make_session(

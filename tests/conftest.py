@@ -9,8 +9,10 @@ import pytest
 
 from batchrun.config import Settings, load_settings
 from tests.chromium import chromium
+from tests.postgres import PostgresServer, postgres, postgres_server
+from tests.s3 import s3, s3_server
 
-__all__ = ["chromium"]
+__all__ = ["chromium", "postgres", "postgres_server", "s3", "s3_server"]
 
 CLUSTER = """\
 kind: local
@@ -28,6 +30,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, so that runs are recorded there and nowhere else."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a store of each kind that there is, empty and ready to use."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path.as_posix()}/deep/store.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.url()
 
 
 @pytest.fixture(scope="session")

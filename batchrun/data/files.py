@@ -15,15 +15,18 @@ from typing import Any, BinaryIO, cast
 from batchrun.errors import StoreError
 
 __all__ = [
+    "check_writable",
     "copy_in",
     "exists",
     "filesystem",
+    "has_folders",
     "is_local",
     "join",
     "local_path",
     "make_folder",
     "names",
     "open_for_reading",
+    "reached",
     "read_bytes",
     "remove",
     "remove_folder",
@@ -35,6 +38,10 @@ __all__ = [
 
 _LOCAL_PROTOCOLS = ("file://", "local://")
 _GLOB = frozenset("*?[")
+_OBJECT_STORES = ("s3://", "s3a://", "gs://", "gcs://", "abfs://", "abfss://", "az://", "oss://", "oci://")
+"""They have no folders, only names with slashes in them, and making one would make a bucket."""
+_LIBRARIES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google"})
+"""Packages whose errors say that an object store was not reached."""
 
 
 def is_local(path: str) -> bool:
@@ -44,6 +51,15 @@ def is_local(path: str) -> bool:
     (True, True, False)
     """
     return path.startswith(_LOCAL_PROTOCOLS) or ("://" not in path and "::" not in path)
+
+
+def has_folders(path: str) -> bool:
+    """Whether folders are there before files are in them, which is not so in object stores.
+
+    >>> has_folders("/data"), has_folders("sftp://host/data"), has_folders("s3://bucket/data")
+    (True, True, False)
+    """
+    return not path.startswith(_OBJECT_STORES)
 
 
 def local_path(path: str) -> str:
@@ -81,8 +97,10 @@ def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec file system behind a URL, and the path as that file system writes it."""
     import fsspec
 
+    # What is listed once would hide what other processes write later.
+    options = {} if has_folders(path) else {"use_listings_cache": False}
     try:
-        return cast("tuple[Any, str]", fsspec.core.url_to_fs(path))
+        return cast("tuple[Any, str]", fsspec.core.url_to_fs(path, **options))
     except (ImportError, ValueError) as error:
         raise StoreError(f"{path} cannot be opened: {error}") from error
 
@@ -144,8 +162,9 @@ def _write_remote(path: str) -> Iterator[BinaryIO]:
         local = os.path.join(folder, "upload")
         with open(local, "xb") as file:
             yield file
-        with contextlib.suppress(FileExistsError, NotImplementedError):
-            fs.makedirs(fs._parent(name), exist_ok=True)
+        if has_folders(path):
+            with contextlib.suppress(FileExistsError, NotImplementedError):
+                fs.makedirs(fs._parent(name), exist_ok=True)
         fs.put_file(local, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -222,13 +241,23 @@ def stamp(path: str) -> str:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and its parents; one that is there already is kept."""
+    """Make a folder and its parents; one that is there already is kept, and object stores need none."""
     with _explained(path, "written"):
         if is_local(path):
             os.makedirs(local_path(path), exist_ok=True)
-        else:
+        elif has_folders(path):
             fs, name = filesystem(path)
             fs.makedirs(name, exist_ok=True)
+
+
+def check_writable(folder: str) -> None:
+    """Write a small file into a folder or below a URL, and remove it again.
+
+    Raises StoreError, which says what to do, if that cannot be done.
+    """
+    probe = join(folder, f".probe-{uuid.uuid4().hex}")
+    write_bytes(probe, b"batchrun")
+    remove(probe)
 
 
 def remove(path: str) -> None:
@@ -258,12 +287,43 @@ def copy_in(local: str, path: str) -> None:
 
 
 @contextlib.contextmanager
+def reached(path: str) -> Iterator[None]:
+    """Turn errors of the libraries that speak to object stores into those of the operating system."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if is_local(path) or type(error).__module__.partition(".")[0] not in _LIBRARIES:
+            raise
+        if "redentials" in f"{type(error).__name__} {error}":
+            raise PermissionError(errno.EACCES, str(error)) from error
+        raise ConnectionError(str(error)) from error
+
+
+@contextlib.contextmanager
 def _explained(path: str, done: str) -> Iterator[None]:
     """Turn the operating system's errors into ours."""
     try:
-        yield
+        with reached(path):
+            yield
     except OSError as error:
-        raise StoreError(f"{path} cannot be {done}: {_advice(error)}") from error
+        advice = _advice(error) if is_local(path) else _advice_far(error, path)
+        raise StoreError(f"{path} cannot be {done}: {advice}") from error
+
+
+def _advice_far(error: OSError, path: str) -> str:
+    """What went wrong at a server and what to do about it."""
+    reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
+    if isinstance(error, PermissionError):
+        return f"access is refused ({reason}); check the credentials, and what they allow"
+    if isinstance(error, FileNotFoundError):
+        bucket = "/".join(path.split("/")[:3])
+        missing = not has_folders(path) and "bucket" in reason.lower()
+        return f"there is no {bucket}; make it first, or name another one" if missing else "it is not there"
+    if isinstance(error, ConnectionError):
+        return f"{reason}; is the server reachable from here?"
+    return f"{reason}; check the URL and the server"
 
 
 def _advice(error: OSError) -> str:

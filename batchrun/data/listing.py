@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batchrun.data.files import filesystem, is_local, resolve
+from batchrun.data.files import filesystem, is_local, reached, resolve
 from batchrun.errors import InputError, StoreError, near_miss
 
 __all__ = ["Format", "Listing", "list_input"]
@@ -51,7 +51,8 @@ def list_input(given: str | os.PathLike[str]) -> Listing:
     """
     path = resolve(given)
     try:
-        files = _list_local(path) if is_local(path) else _list_remote(path)
+        with reached(path):
+            files = _list_local(path) if is_local(path) else _list_remote(path)
     except (OSError, ImportError, StoreError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     formats: dict[Format, str] = {}

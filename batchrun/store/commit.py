@@ -177,10 +177,10 @@ def _story(attempt: Attempt) -> tuple[Any, ...]:
     error, best = attempt.error, attempt.best
     points = [[point.seconds, finite(point.objective), finite(point.bound)] for point in attempt.incumbents]
     return (
-        error.type if error else None,
+        _fitting(error.type, schema.attempts.c.error_type) if error else None,
         storable(error.message) if error else None,
         storable(error.traceback) if error else None,
-        error.signature if error else None,
+        _fitting(error.signature, schema.attempts.c.signature) if error else None,
         attempt.cause.value if attempt.cause else None,
         attempt.decision or None,
         storable(attempt.next_step) or None,
@@ -188,6 +188,12 @@ def _story(attempt: Attempt) -> tuple[Any, ...]:
         finite(best.bound) if best else None,
         json.dumps(points) if points else None,
     )
+
+
+def _fitting(text: str, column: sa.Column[Any]) -> str:
+    """As much of a text as the column holds; PostgreSQL takes no more."""
+    text, most = storable(text), column.type.length  # type: ignore[attr-defined]
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _finite(numbers: Floats) -> list[float | None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from batchrun.errors import StoreError
 from batchrun.store import eventlog, schema
+from batchrun.store.advice import advice_for, install_advice
+from batchrun.store.backup import back_up
 from batchrun.store.event_record import News
 
 __all__ = ["Database"]
@@ -22,21 +24,28 @@ __all__ = ["Database"]
 _CLOCK = sa.text("SELECT extract(epoch FROM clock_timestamp())")
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _VERSION = sa.text("SELECT version_num FROM alembic_version")
+_CONNECT_SECONDS = 10
+"""How long a server may take to answer, unless the address says otherwise with ``connect_timeout``."""
 
 
 class Database:
     """The tables of ``schema`` in a database.
 
     Args:
-        url: A SQLAlchemy URL; ``sqlite:///path`` makes the file and its folder when needed.
+        url: A SQLAlchemy URL; ``sqlite:///path`` makes the file and its folder when needed, and
+            ``postgresql://user@host/name`` is spoken to with psycopg.
+
+    A database of an older batchrun is brought up to date. One of SQLite is copied first, to a file beside it.
 
     Raises StoreError if the database cannot be opened, or is of a newer batchrun.
     """
 
     def __init__(self, url: str) -> None:
         with _translated("the store's address"):
-            self.url = sa.make_url(url)
-        self._place = f"the store at {self.url.render_as_string(hide_password=True)}"
+            given = sa.make_url(url)
+        self._place = f"the store at {_shown(given)}"
+        plain = given.drivername in ("postgres", "postgresql")
+        self.url = given.set(drivername="postgresql+psycopg") if plain else given
         with _translated(self._place):
             self.engine = _engine_of(self._absolute())
             self._migrate()
@@ -68,9 +77,15 @@ class Database:
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[sa.Connection]:
-        """A connection whose changes are committed together at the end, or not at all."""
-        with _translated(self._place), self.engine.begin() as connection:
-            yield connection
+        """A connection whose changes are committed together at the end, or not at all.
+
+        All that it reads is of one moment, whatever others commit meanwhile.
+        """
+        with _translated(self._place), self.engine.connect() as connection:
+            if not self._is_sqlite:  # which does so anyway
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -91,10 +106,11 @@ class Database:
 
     def _migrate(self) -> None:
         """Bring the tables up to date; quick, and without Alembic, where they already are."""
-        with self.engine.connect() as connection, contextlib.suppress(sa.exc.DBAPIError):
-            if self._fits(connection.execute(_VERSION).scalar()):
-                return
         with self.engine.connect() as connection:
+            with contextlib.suppress(sa.exc.DBAPIError):
+                if self._fits(connection.execute(_VERSION).scalar()):
+                    return
+            connection.rollback()
             if self._is_current(connection):
                 return
         from alembic import command
@@ -105,10 +121,25 @@ class Database:
             "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
         )
         with self.write() as connection:  # one at a time, so that two processes do not do the same work
+            self.serialize(connection, "migration")
             if self._is_current(connection):
                 return
+            self._back_up(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+    def _back_up(self, connection: sa.Connection) -> None:
+        """Copy an SQLite file that has tables of an older version; nobody else writes it meanwhile."""
+        if not self._is_sqlite or not sa.inspect(connection).has_table("alembic_version"):
+            return
+        path = connection.exec_driver_sql("PRAGMA database_list").all()[0].file
+        if path:  # it is empty for one in memory
+            try:
+                back_up(Path(path), schema.REVISION)
+            except sqlite3.Error as error:
+                raise OSError(
+                    f"no copy of it could be made before its tables are changed: {error}"
+                ) from error
 
     def _is_current(self, connection: sa.Connection) -> bool:
         """Whether the tables are those of this version. Raises StoreError if they are of a newer one."""
@@ -126,14 +157,28 @@ class Database:
         return bool(found == schema.REVISION)
 
 
+def _shown(url: sa.URL) -> str:
+    """The address without its password."""
+    hidden = {name: "***" for name in url.query if "pass" in name}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
 @functools.lru_cache(maxsize=16)
 def _engine_of(url: sa.URL) -> sa.Engine:
     """The engine of a database, the same one each time, because it remembers the statements it compiled."""
-    engine = sa.create_engine(url)
     if url.get_backend_name() == "sqlite":
+        engine = sa.create_engine(url)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
+        return engine
+    patient = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+    try:
+        return sa.create_engine(url, pool_pre_ping=True, connect_args=patient)
+    except ImportError as error:
+        raise StoreError(
+            f"the store is a {url.get_backend_name()} database, and {url.get_driver_name()} cannot be "
+            f"imported ({error}); {install_advice(url)}"
+        ) from error
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -164,12 +209,6 @@ def _translated(place: str) -> Iterator[None]:
     except sa.exc.ArgumentError as error:
         raise StoreError(f"{place} cannot be read: {error}") from error
     except sa.exc.DBAPIError as error:
-        reason = str(error.orig)
-        advice = "is the folder there, and may you write to it?"
-        if re.search("full|disk I/O", reason):
-            advice = "free some disk space, then `batchrun resume` goes on where it stopped"
-        elif re.search("read-?only", reason):
-            advice = "it can be read only; give `store:` in cluster.yaml a folder that you may write to"
-        elif re.search("not a database|malformed", reason):
-            advice = "the file is not one of batchrun's; name another with `store:` in cluster.yaml"
+        reason = str(error.orig).strip().split("\n")[0].rstrip("?")
+        advice = advice_for(error, sqlite="sqlite" in type(error.orig).__module__)
         raise StoreError(f"{place} failed: {reason}; {advice}") from error
