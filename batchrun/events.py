@@ -234,6 +234,8 @@ class RunStopping(Event):
     """Chunks that are running and may still end."""
     grace: float
     """Seconds that they get."""
+    interruptible: bool = True
+    """Whether an interrupt of this process would stop them at once; not where another process drives the run."""
 
 
 @dataclass(frozen=True)

@@ -323,7 +323,7 @@ class _Watch:
             self._tell(SlotsChanged(self.run_id, live.at, *slots))
         if live.stopping and not self.stopping:
             self.stopping = True
-            self._tell(RunStopping(self.run_id, live.at, live.chunks, _grace(record)))
+            self._tell(RunStopping(self.run_id, live.at, live.chunks, _grace(record), interruptible=False))
         self._tell_running(live)
 
     def _tell_running(self, live: LiveState) -> None:

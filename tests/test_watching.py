@@ -227,7 +227,7 @@ def test_what_runs_is_told_as_the_driver_told_it(watch, driven):
     [said] = of(ChunkReported, heard)
     assert (said.chunk, said.status.share, said.status.objective, said.status.seconds) == (3, 0.25, 5.0, 2.0)
     assert [(event.slots, event.workers) for event in of(SlotsChanged, heard)] == [(use, 2)]
-    assert [event.running for event in of(RunStopping, heard)] == [2]
+    assert [(event.running, event.interruptible) for event in of(RunStopping, heard)] == [(2, False)]
     # Chunk 3 has ended by what was committed, whatever the older live state says.
     assert shown == [{3}, {3}, {3, 4}, {4}]
     assert fold(heard[:3]).planned_in_full is False
