@@ -235,7 +235,7 @@ class RunStopping(Event):
     grace: float
     """Seconds that they get."""
     interruptible: bool = True
-    """Whether an interrupt of this process would stop them at once; not where another process drives the run."""
+    """Whether another interrupt of this process stops them at once; not if another process drives the run."""
 
 
 @dataclass(frozen=True)
