@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -223,14 +223,15 @@ def print_runs(
     runs: Iterable[RunLine],
     abandoned: Collection[str] = (),
     queued: Collection[str] = (),
+    hosts: Mapping[str, str] | None = None,
     *,
     console: Console | None = None,
 ) -> None:
     """Print one line a run, and how to go on with those whose ids are in *abandoned*; those in *queued* wait
-    for a service."""
+    for a service, and *hosts* has the machines that drive the others."""
     from batchrun.render.terminal import runs_table
 
-    _print(runs_table(runs, abandoned, queued), console)
+    _print(runs_table(runs, abandoned, queued, hosts or {}), console)
 
 
 def print_schedules(schedules: Iterable[Schedule], *, console: Console | None = None) -> None:

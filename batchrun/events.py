@@ -234,6 +234,8 @@ class RunStopping(Event):
     """Chunks that are running and may still end."""
     grace: float
     """Seconds that they get."""
+    interruptible: bool = True
+    """Whether another interrupt of this process stops them at once; not if another process drives the run."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import read_plan
 from batchrun.recovery import Cut, Enlarge, Retry
 from batchrun.report import RunReport
-from batchrun.resources import parse_seconds
+from batchrun.resources import format_bytes, parse_seconds
 from batchrun.status import TaskStatus
 from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.news import Committed
@@ -201,6 +201,7 @@ class _Watch:
                 folder=record.folder,
                 cluster=record.cluster,
                 dashboard=dashboard,
+                notes=_notes(record),
             )
         )
         self._plan(record)
@@ -323,7 +324,7 @@ class _Watch:
             self._tell(SlotsChanged(self.run_id, live.at, *slots))
         if live.stopping and not self.stopping:
             self.stopping = True
-            self._tell(RunStopping(self.run_id, live.at, live.chunks, _grace(record)))
+            self._tell(RunStopping(self.run_id, live.at, live.chunks, _grace(record), interruptible=False))
         self._tell_running(live)
 
     def _tell_running(self, live: LiveState) -> None:
@@ -358,6 +359,15 @@ def _status(running: RunningChunk, at: float) -> TaskStatus:
         objective=running.objective,
         bound=running.bound,
         chunk=running.chunk,
+    )
+
+
+def _notes(record: RunRecord) -> tuple[str, ...]:
+    """What people should know about how the run is run, as the driver says it."""
+    return tuple(
+        f"stage `{stage['name']}` starts with {format_bytes(stage['memory'])}: {stage['memory_from']}"
+        for stage in record.stages
+        if stage.get("memory_from")
     )
 
 

@@ -525,6 +525,24 @@ class TestTheQueue:
         shown = batchrun("runs").out
         assert "queued" in shown
         assert "driver is gone" not in shown
+        assert "driven on" not in shown
+
+    def test_is_listed_first_in_the_order_of_turns(self, batchrun):
+        queue("last", after=("going",))
+        queue("first", priority=5)
+        queue("second")
+        with RunStore(STORE) as store:
+            store.create(asked("going", state=RunState.RUNNING, driver=driver_name()))
+
+        with driving("going"):
+            shown = batchrun("runs").out
+            listed = batchrun("runs", "--json").document["runs"]
+
+        assert [run["run"] for run in listed] == ["first", "second", "last", "going"]
+        assert [run["driven"] for run in listed] == [False, False, False, True]
+        lines = shown.splitlines()[2:]
+        assert [line.split()[0] for line in lines] == ["first", "second", "last", "going"]
+        assert lines[-1].split()[-1] == driver_name().partition("/")[0][:16]
 
     def test_is_where_why_finds_the_reason(self, batchrun):
         queue("first")

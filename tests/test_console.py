@@ -30,7 +30,7 @@ from batchrun.events import (
 )
 from batchrun.outcome import Outcome, RunState
 from batchrun.progress import Progress
-from batchrun.render.live import progress_block
+from batchrun.render.live import progress_block, stopping_line
 from batchrun.render.pulse import Pulse
 from batchrun.status import TaskStatus
 from batchrun.store.live import LiveState, LiveWorker, RunningChunk, WaitingChunks
@@ -485,3 +485,12 @@ def test_a_terminal_shows_what_a_run_waits_for_instead_of_a_bar():
     assert "delays  r1" in said
     assert "run r1 is queued for 3 s and waits for [bold]its[/bold] turn" in said
     assert "elapsed" not in said
+
+
+def test_who_only_watches_is_promised_nothing_of_an_interrupt():
+    progress = Progress()
+    progress.tell(RunStarted("r1", 0.0, "delays", ("delays",), 1_000, "", "this process"))
+    progress.tell(ChunksPlaced("r1", 0.0, (0,), ("w-0",)))
+    progress.tell(RunStopping("r1", 1.0, running=1, grace=5.0, interruptible=False))
+
+    assert stopping_line(progress, 1.0) == "run r1: stopping: 1 running chunk has up to 5 s to end"

@@ -169,6 +169,21 @@ def test_a_run_is_told_from_its_start_to_its_end(watch, driven):
     assert (last.state, last.rows_in, last.rows_solved, last.seconds) == (RunState.SUCCEEDED, 40, 40, 9.0)
 
 
+def test_what_the_driver_noted_of_memory_and_grace_is_told_too(watch, store):
+    stage = {"name": "solve", "memory": 2**30, "memory_from": "the peaks of 12 earlier attempts"}
+    grace = {"key": "run.stop_grace", "value": "500 ms", "source": "default"}
+    fields = {"state": RunState.RUNNING, "started": BEGIN, "driver": driver_name(), "settings": [grace]}
+    writer = store.create(record(stages=[stage], **fields))
+    live = LiveState(BEGIN + 1, stopping=True)
+
+    with driving("r1"):
+        _, heard = watch(lambda: writer.save_live(live), lambda: end(writer, RunState.CANCELLED))
+
+    [started], [stopping] = of(RunStarted, heard), of(RunStopping, heard)
+    assert started.notes == ("stage `solve` starts with 1 GiB: the peaks of 12 earlier attempts",)
+    assert stopping.grace == 0.5
+
+
 def test_a_run_that_has_ended_is_told_at_once(watch, driven):
     solve(driven, *range(10))
     end(driven, rows_solved=40)
@@ -227,7 +242,7 @@ def test_what_runs_is_told_as_the_driver_told_it(watch, driven):
     [said] = of(ChunkReported, heard)
     assert (said.chunk, said.status.share, said.status.objective, said.status.seconds) == (3, 0.25, 5.0, 2.0)
     assert [(event.slots, event.workers) for event in of(SlotsChanged, heard)] == [(use, 2)]
-    assert [event.running for event in of(RunStopping, heard)] == [2]
+    assert [(event.running, event.interruptible) for event in of(RunStopping, heard)] == [(2, False)]
     # Chunk 3 has ended by what was committed, whatever the older live state says.
     assert shown == [{3}, {3}, {3, 4}, {4}]
     assert fold(heard[:3]).planned_in_full is False

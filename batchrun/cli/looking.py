@@ -29,24 +29,24 @@ def runs(
     override: Override = None,
     as_json: Json = False,
 ) -> None:
-    """List runs, newest first."""
+    """List runs: first those of the queue by their turns, then the newest."""
     from batchrun.store.run_document import record_document
     from batchrun.store.runs import RunStore
-    from batchrun.store.turns import is_under_way
+    from batchrun.store.turns import is_under_way, read_turns
 
     with RunStore(settings_of(cluster, override).store_url) as store:
         found = store.list(limit=limit, state=state)
         entries = {run.run_id: run.entry for run in store.queue.under_way()}
+        turns = {run_id: turn for turn, run_id in enumerate(read_turns(store).order)} if entries else {}
+    found.sort(key=lambda record: turns.get(record.run_id, len(turns)))
     if as_json:
         listed = [record_document(record, entries.get(record.run_id)) for record in found]
         console.print_json({"runs": listed})
         return
-    idle = {
-        record.run_id
-        for record in found
-        if not record.state.ended and not is_under_way(record, entries.get(record.run_id))
-    }
-    console.print_runs(found, idle - entries.keys(), idle & entries.keys())
+    going = {one.run_id for one in found if is_under_way(one, entries.get(one.run_id))}
+    idle = {one.run_id for one in found if not one.state.ended} - going
+    hosts = {one.run_id: (one.driver or "").partition("/")[0] for one in found if one.run_id in going}
+    console.print_runs(found, idle - entries.keys(), idle & entries.keys(), hosts)
 
 
 @app.command()

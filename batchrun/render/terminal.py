@@ -6,7 +6,8 @@ Text from users goes in as ``Text`` or escaped, so that brackets in it are never
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.outcome import Outcome, RunState
@@ -246,15 +247,25 @@ def failures_block(report: RunReport) -> Group:
 
 
 def runs_table(
-    runs: Iterable[RunLine], abandoned: Collection[str] = (), queued: Collection[str] = ()
+    runs: Iterable[RunLine],
+    abandoned: Collection[str] = (),
+    queued: Collection[str] = (),
+    hosts: Mapping[str, str] = MappingProxyType({}),
 ) -> RenderableType:
-    """One line a run, in the order given; below it, how to go on with those whose driver is gone. Those that
-    are *queued* wait for a service, also if they have begun."""
+    """One line a run, in the order given; below it, how to go on with those whose driver is gone.
+
+    Args:
+        runs: The runs.
+        abandoned: Those whose driver is gone.
+        queued: Those that wait for a service, also if they have begun.
+        hosts: The machine that drives a run, for those that one drives.
+    """
     from rich.console import Group
     from rich.text import Text
 
     # The id begins with the pipeline's name and the time, so neither needs a column at 80 characters.
-    table = table_of("run", "state", "rows solved", "submitted", right=(2,))
+    more = ["driven on"] if hosts else []
+    table = table_of("run", "state", "rows solved", "submitted", *more, right=(2,))
     for column in table.columns[1:]:
         column.no_wrap = True
     gone = []
@@ -269,6 +280,7 @@ def runs_table(
             shown,
             f"{run.rows_solved:,} of {run.rows_in:,}",
             moment(run.created)[5:16],
+            *([Text(one_line(hosts.get(run.run_id, ""), 16))] if hosts else []),
         )
     if not table.row_count:
         return Text("There is no run yet. Start one: batchrun submit module:pipeline --input FILE")

@@ -80,14 +80,16 @@ def describe_time(progress: Progress, now: float) -> str:
 
 
 def describe_stop(progress: Progress, now: float, *, again: str) -> str:
-    """What happens after the run was asked to stop; *again* says what a second request does."""
+    """What happens after the run was asked to stop; *again* says what a second interrupt does, where it does
+    something."""
     running, left = len(progress.running), math.ceil(progress.grace_left(now))
     if not running:
         return "stopping: no chunk is running any more"
     chunks = "1 running chunk" if running == 1 else f"{running:,} running chunks"
     if not left:
         return f"stopping: {chunks} did not end in time"
-    return f"stopping: {chunks} {'has' if running == 1 else 'have'} up to {_whole(left)} to end; {again}"
+    said = f"stopping: {chunks} {'has' if running == 1 else 'have'} up to {_whole(left)} to end"
+    return f"{said}; {again}" if progress.stopping and progress.stopping.interruptible else said
 
 
 def _whole(seconds: int) -> str:

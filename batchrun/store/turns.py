@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.admission import Candidate
+from batchrun.admission import Candidate, admit
 from batchrun.outcome import RunState
 from batchrun.store.driver import is_alive, is_driven
 from batchrun.store.queue import QueuedRun, QueueEntry, RunQueue
@@ -29,6 +29,12 @@ class Turns:
     """The runs that have not ended, by the time at which they were queued."""
     services: Mapping[str, str]
     """The services that are at work: the host of each, by its id."""
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The runs that no service holds, as they will have their turn; those that may not begin yet last."""
+        found = admit(self.candidates, self.now)
+        return (*found.ready, *found.waits, *found.doomed)
 
 
 def read_turns(store: RunStore) -> Turns:
