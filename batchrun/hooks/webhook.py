@@ -107,8 +107,10 @@ def _try(webhook: WebhookSettings, body: bytes, secret: bytes | None) -> _Answer
     )
     thread.start()
     thread.join(webhook.timeout)
-    if answers:
-        return answers[0]
+    return answers[0] if answers else _too_late(webhook)
+
+
+def _too_late(webhook: WebhookSettings) -> _Answer:
     return _Answer(f"no answer within {format_seconds(webhook.timeout)}", again=True)
 
 
@@ -119,6 +121,8 @@ def _send(webhook: WebhookSettings, body: bytes, secret: bytes | None) -> _Answe
         try:
             status, location = _exchange(url, body, secret, webhook.timeout)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(getattr(error, "reason", error), TimeoutError):
+                return _too_late(webhook)
             return _Answer(_said(error), again=not isinstance(error, ValueError))
         if 200 <= status < 300:
             return _Answer()
