@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from batchrun.cli.events import event_line, follow_events, read_since
+from batchrun.cli.events import event_line, follow_events, read_kinds, read_since
 from batchrun.errors import UsageError
 from batchrun.outcome import RunState
 from batchrun.store.driver import driver_name, driving
@@ -143,3 +143,9 @@ def test_since_is_an_event_a_time_or_so_long_ago():
     assert read_since("1h", 10_000.0) == (0, 6400.0)
     with pytest.raises(UsageError, match="neither the number of an event nor a time"):
         read_since("yesterday", 0.0)
+
+
+def test_a_kind_that_there_is_not_is_wrong_usage_with_what_may_be_meant():
+    assert read_kinds(["run_ended", "chunk_cut"]) == ["run_ended", "chunk_cut"]
+    with pytest.raises(UsageError, match="Did you mean `run_ended`"):
+        read_kinds(["run_end"])

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchrun import console
-from batchrun.cli.following import plain
 from batchrun.cli.options import Cluster, Json, Override, settings_of
 from batchrun.cli.program import app, leave_output
-from batchrun.errors import PipelineError, UsageError
+from batchrun.errors import PipelineError, UsageError, near_miss
 from batchrun.outcome import ExitCode, RunState
-from batchrun.store.event_record import EventKind, EventRecord
 
 if TYPE_CHECKING:
+    from batchrun.store.event_record import EventRecord
     from batchrun.store.runs import RunStore
 
-__all__ = ["event_document", "event_line", "events", "follow_events", "read_since"]
+__all__ = ["event_document", "event_line", "events", "follow_events", "read_kinds", "read_since"]
 
 POLL_EVERY = 0.5
 """Seconds between two looks at the events."""
@@ -51,7 +50,8 @@ def events(
         ),
     ] = None,
     kind: Annotated[
-        list[EventKind] | None, typer.Option(help="Only events of this kind; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Only events of this kind, like run_ended; may be repeated."),
     ] = None,
     cluster: Cluster = None,
     override: Override = None,
@@ -64,7 +64,7 @@ def events(
     from batchrun.store.runs import RunStore
 
     after, moment = read_since(since, time.time())
-    wanted: dict[str, Any] = {"since": moment, "kinds": kind or ()}
+    wanted: dict[str, Any] = {"since": moment, "kinds": read_kinds(kind or ())}
     with RunStore(settings_of(cluster, override).store_url) as store:
         if run is not None:
             wanted["run_id"] = store.find(run).run_id
@@ -114,6 +114,22 @@ def follow_events(
         pause(POLL_EVERY)
 
 
+def read_kinds(names: Collection[str]) -> Collection[str]:
+    """The kinds of events of these names.
+
+    Raises UsageError if there is no such kind.
+    """
+    from batchrun.store.event_record import EventKind
+
+    kinds = [kind.value for kind in EventKind]
+    for name in names:
+        if name not in kinds:
+            raise UsageError(
+                f"--kind {name!r} is no kind of event.{near_miss(name, kinds)} There are {', '.join(kinds)}"
+            )
+    return names
+
+
 def read_since(text: str | None, now: float) -> tuple[int, float | None]:
     """The id and the time that ``--since`` means: after an event, at a time, or so long before *now*.
 
@@ -150,10 +166,13 @@ def event_document(event: EventRecord) -> dict[str, Any]:
 def event_line(event: EventRecord) -> str:
     """An event as a line for people, without what could steer a terminal.
 
+    >>> from batchrun.store.event_record import EventRecord
     >>> event = EventRecord(7, 0.0, "run_ended", "delays-1", None, {"state": "partial", "rows_in": 9})
     >>> event_line(event).partition("  delays-1  ")[2]
     'run_ended: state partial, rows_in 9'
     """
+    from batchrun.cli.following import plain
+
     when = datetime.fromtimestamp(event.at).isoformat(" ", "seconds")
     chunk = f"chunk {event.chunk}" if event.chunk is not None else ""
     said = ", ".join(filter(None, [chunk, *_parts(event.data)]))

@@ -107,8 +107,10 @@ def _try(webhook: WebhookSettings, body: bytes, secret: bytes | None) -> _Answer
     )
     thread.start()
     thread.join(webhook.timeout)
-    if answers:
-        return answers[0]
+    return answers[0] if answers else _too_late(webhook)
+
+
+def _too_late(webhook: WebhookSettings) -> _Answer:
     return _Answer(f"no answer within {format_seconds(webhook.timeout)}", again=True)
 
 
@@ -119,7 +121,7 @@ def _send(webhook: WebhookSettings, body: bytes, secret: bytes | None) -> _Answe
         try:
             status, location = _exchange(url, body, secret, webhook.timeout)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            return _Answer(_said(error), again=not isinstance(error, ValueError))
+            return _broken_off(webhook, error)
         if 200 <= status < 300:
             return _Answer()
         if status not in _SENT_ON or not location:
@@ -169,9 +171,10 @@ def _is_same_host(url: str, other: str) -> bool:
     return here.scheme == there.scheme and here.port == there.port
 
 
-def _said(error: Exception) -> str:
+def _broken_off(webhook: WebhookSettings, error: Exception) -> _Answer:
     """What went wrong on the way, without the URL."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, OSError):
-        return f"it cannot be reached: {reason.strerror or type(reason).__name__}"
-    return f"it cannot be reached: {type(reason).__name__}"
+    if isinstance(reason, TimeoutError):
+        return _too_late(webhook)
+    said = getattr(reason, "strerror", None) or type(reason).__name__
+    return _Answer(f"it cannot be reached: {said}", again=not isinstance(error, ValueError))
