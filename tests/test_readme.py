@@ -87,7 +87,7 @@ def test_every_batchrun_command_parses(document: Path) -> None:
         command.make_context(name, list(arguments))
 
 
-@pytest.mark.parametrize("document", [README, GUIDE], ids=["README", "pipelines"])
+@pytest.mark.parametrize("document", [README, GUIDE, SCHEDULES], ids=["README", "pipelines", "schedules"])
 def test_commands_that_are_named_in_passing_exist(document: Path) -> None:
     group = command_group()
     named = re.findall(r"`batchrun ([a-z]+)\b[^`]*`", document.read_text(encoding="utf-8"))

@@ -18,6 +18,7 @@ from batchrun.errors import UsageError
 from batchrun.outcome import RunState
 from batchrun.recording import unplanned_record
 from batchrun.schedule import Missed, Overlap, Schedule
+from batchrun.service import Service
 from batchrun.service.schedules import fire_due, run_now
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.submission import Submission
@@ -266,6 +267,34 @@ class TestNow:
 
         assert run_id in told
         assert len(runs(store)) == 1
+
+
+class TestService:
+    """The loop of a service, without a cluster."""
+
+    @pytest.fixture
+    def service(self, url: str) -> Service:
+        return Service(load_settings(None, {"store": url}))
+
+    def test_it_queues_the_runs_of_schedules_that_are_due_by_the_clock_of_the_store(self, store, service):
+        added(store, created=0.0, next_fire=MINUTE)
+
+        service._fire()
+
+        [run] = runs(store)
+        assert run.created == pytest.approx(store.services.now(), abs=60)
+        assert store.schedules.get("often").next_fire > run.created
+
+    def test_what_cannot_be_fired_is_told_once(self, store, service, caplog):
+        added(store, timezone="Mars/Olympus", next_fire=MINUTE)
+
+        with caplog.at_level("INFO", "batchrun.service"):
+            service._fire()
+            service._fire()
+
+        assert [record.message.split(":")[0] for record in caplog.records] == [
+            "schedule often cannot be fired"
+        ]
 
 
 def _fire_often(url: str, times: int, together) -> None:

@@ -28,6 +28,18 @@ schedule = typer.Typer(
 app.add_typer(schedule, name="schedule")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a schedule.")]
+Missed = Annotated[
+    str,
+    typer.Option(
+        metavar="once|skip", help="What becomes of times at which no service was there: one run, or none."
+    ),
+]
+Overlap = Annotated[
+    str,
+    typer.Option(
+        metavar="skip|queue|allow", help="While the run before goes on: no run, one that waits, or both."
+    ),
+]
 
 
 @schedule.command(
@@ -55,18 +67,8 @@ def add(
     timezone: Annotated[
         str, typer.Option(metavar="ZONE", help="The time zone of CRON, like Europe/Berlin.")
     ] = "UTC",
-    missed: Annotated[
-        str,
-        typer.Option(
-            metavar="once|skip", help="What becomes of times at which no service was there: one run, or none."
-        ),
-    ] = "once",
-    overlap: Annotated[
-        str,
-        typer.Option(
-            metavar="skip|queue|allow", help="While the run before goes on: no run, one that waits, or both."
-        ),
-    ] = "skip",
+    missed: Missed = "once",
+    overlap: Overlap = "skip",
     priority: Priority = 0,
     lock: Lock = None,
     max_slots: MaxSlots = None,
