@@ -6,7 +6,6 @@ what the database does.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -51,6 +50,9 @@ _STORY = (
     "incumbents",
 )
 
+_ARRAYS = {int: "bigint[]", float: "double precision[]", str: "text[]"}
+"""What PostgreSQL calls columns of values of a kind."""
+
 
 def insert_attempts(connection: sa.Connection, run: int, attempts: Sequence[Attempt]) -> None:
     """Record attempts without their logs; columns that would be empty for all of them are left out."""
@@ -66,28 +68,25 @@ def insert_attempts(connection: sa.Connection, run: int, attempts: Sequence[Atte
 
 def insert_solved(connection: sa.Connection, run: int, solved: SolvedAttempts) -> None:
     """Record attempts in which nothing happened but success."""
-    if not len(solved):
+    number = len(solved)
+    if not number:
         return
-    columns: tuple[str, ...] = _ALWAYS
-    lists: list[list[int | None]] = []
-    if solved.keys is not None:
-        columns, lists = (*_ALWAYS, "key"), [[key or None for key in solved.keys.tolist()]]
-    repeat = itertools.repeat
-    rows = zip(
-        repeat(run),
+    values: tuple[list[Any], ...] = (
+        [run] * number,
         solved.chunks.tolist(),
-        repeat(solved.stage),
+        [solved.stage] * number,
         solved.attempts.tolist(),
-        repeat(solved.worker),
-        repeat(Outcome.SUCCEEDED.value),
+        [solved.worker] * number,
+        [Outcome.SUCCEEDED.value] * number,
         solved.started.tolist(),
         solved.seconds.tolist(),
         solved.rows_in.tolist(),
         solved.rows_out.tolist(),
-        *lists,
-        strict=False,
     )
-    connection.exec_driver_sql(insert_into(connection, schema.attempts, columns), list(rows))
+    columns = dict(zip(_ALWAYS, values, strict=True))
+    if solved.keys is not None:
+        columns["key"] = [key or None for key in solved.keys.tolist()]
+    _insert_columns(connection, schema.attempts, columns)
 
 
 def insert_logs(connection: sa.Connection, run: int, attempts: Iterable[Attempt]) -> None:
@@ -107,32 +106,30 @@ def upsert_chunks(connection: sa.Connection, run: int, settled: SettledChunks) -
     if not len(settled):
         return
     results = settled.results
-    columns = ["run", "chunk", "outcome", "rows", "rows_out", "seconds"]
-    lists: list[Iterable[Any]] = [
-        itertools.repeat(run),
-        settled.chunks.tolist(),
-        [outcome.value for outcome in settled.outcomes],
-        settled.rows.tolist(),
-        settled.rows_out.tolist(),
-        settled.seconds.tolist(),
-    ]
+    columns: dict[str, list[Any]] = {
+        "run": [run] * len(settled),
+        "chunk": settled.chunks.tolist(),
+        "outcome": [outcome.value for outcome in settled.outcomes],
+        "rows": settled.rows.tolist(),
+        "rows_out": settled.rows_out.tolist(),
+        "seconds": settled.seconds.tolist(),
+    }
     if results.known.any():
         numbers = _insert_files(connection, run, results)
-        columns += ["file", "first_batch", "batches", "first_row", "nbytes"]
-        lists.append([numbers.get(file) for file in results.files.tolist()])
-        lists += [results.first_batches.tolist(), results.batches.tolist()]
-        lists += [results.first_rows.tolist(), results.nbytes.tolist()]
+        columns["file"] = [numbers.get(file) for file in results.files.tolist()]
+        columns["first_batch"] = results.first_batches.tolist()
+        columns["batches"] = results.batches.tolist()
+        columns["first_row"] = results.first_rows.tolist()
+        columns["nbytes"] = results.nbytes.tolist()
     for name, numbers_of in (("objective", settled.objectives), ("bound", settled.bounds)):
         told = _finite(numbers_of)
         if told is not None:
-            columns.append(name)
-            lists.append(told)
+            columns[name] = told
     keys = ("run", "chunk")
     rest = [column.name for column in schema.chunks.c if column.name not in keys]
-    insert = insert_into(connection, schema.chunks, columns)
     change = ", ".join(f"{name} = excluded.{name}" for name in rest)
-    rows = list(zip(*lists, strict=False))
-    connection.exec_driver_sql(f"{insert} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {change}", rows)
+    replacing = f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {change}"
+    _insert_columns(connection, schema.chunks, columns, replacing)
 
 
 def _insert_files(connection: sa.Connection, run: int, results: ResultRefs) -> dict[int, int]:
@@ -143,6 +140,20 @@ def _insert_files(connection: sa.Connection, run: int, results: ResultRefs) -> d
     statement = schema.files.insert().returning(schema.files.c.number, sort_by_parameter_order=True)
     rows = [{"run": run, "path": results.paths[file]} for file in used]
     return dict(zip(used, connection.execute(statement, rows).scalars(), strict=True))
+
+
+def _insert_columns(
+    connection: sa.Connection, table: sa.Table, columns: dict[str, list[Any]], ending: str = ""
+) -> None:
+    """Insert rows that are at hand as columns, of values that are short."""
+    if connection.dialect.name != "postgresql":
+        rows = list(zip(*columns.values(), strict=True))
+        connection.exec_driver_sql(f"{insert_into(connection, table, list(columns))} {ending}", rows)
+        return
+    # One statement with an array for each column; COPY could not replace rows.
+    arrays = ", ".join(f"%s::{_ARRAYS[table.c[name].type.python_type]}" for name in columns)
+    insert = f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({arrays})"  # noqa: S608
+    connection.exec_driver_sql(f"{insert} {ending}", tuple(columns.values()))
 
 
 def insert_into(connection: sa.Connection, table: sa.Table, columns: Sequence[str]) -> str:

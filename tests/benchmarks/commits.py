@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from batchrun.store.records import RunRecord, SettledChunks
 from batchrun.store.runs import RunStore
 from tests.benchmarks.arena import Arena
 from tests.benchmarks.contest import Figure, Record, Target, compete
+from tests.postgres import PostgresServer, find_postgres
 from tests.writing import writer
 
 GROUP = 10_000
 PACK = 500
 SQLITE = "sqlite3, executemany"
+POSTGRES = "batchrun, PostgreSQL"
 TABLES = """
     CREATE TABLE attempts (id INTEGER PRIMARY KEY, run INTEGER, chunk INTEGER, stage TEXT, attempt INTEGER,
         worker TEXT, outcome TEXT, started REAL, seconds REAL, rows_in INTEGER, rows_out INTEGER);
@@ -32,7 +35,8 @@ TABLES = """
 
 def group_commits(arena: Arena, size: int, rounds: int) -> Record:
     """Attempts and settled chunks, ten thousand a transaction with full synchronisation, against Python's
-    sqlite3 writing rows of the same values into two tables without any index but their keys."""
+    sqlite3 writing rows of the same values into two tables without any index but their keys. PostgreSQL takes
+    part where it is installed, on this machine."""
     record = Record(
         "group_commits",
         {"attempts": size, "a transaction": GROUP, "rounds": rounds},
@@ -47,10 +51,13 @@ def group_commits(arena: Arena, size: int, rounds: int) -> Record:
         return arena.folder / f"{name}-{next(serial)}.db"
 
     contestants: dict[str, Callable[[], object]] = {
-        "batchrun": lambda: _by_store(place("store"), columns),
+        "batchrun": lambda: _by_store(f"sqlite:///{place('store')}", columns),
         SQLITE: lambda: _by_sqlite(place("raw"), rows),
     }
-    compete(record, contestants, rounds)
+    with _postgres() as server:
+        if server is not None:
+            contestants[POSTGRES] = lambda: _by_store(server.url(empty=True), columns)
+        compete(record, contestants, rounds)
     record.judge([Target("batchrun", (SQLITE,), 2.0)])
     record.want_at_least(
         "attempts recorded by batchrun", size / record.medians["batchrun"], "attempts a second", 20_000
@@ -58,9 +65,23 @@ def group_commits(arena: Arena, size: int, rounds: int) -> Record:
     return record
 
 
-def _by_store(path: Path, groups: list[tuple[list[SolvedAttempts], SettledChunks]]) -> None:
-    with RunStore(f"sqlite:///{path}") as store:
-        run = RunRecord("run", "p", None, RunState.RUNNING, time.time(), "by_rows(1)", str(path.parent), 0)
+@contextlib.contextmanager
+def _postgres() -> Iterator[PostgresServer | None]:
+    """A server that writes to the disk as SQLite does here; None if there is none."""
+    programs = find_postgres()
+    if programs is None:
+        yield None
+        return
+    server = PostgresServer(programs, durable=True)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _by_store(url: str, groups: list[tuple[list[SolvedAttempts], SettledChunks]]) -> None:
+    with RunStore(url) as store:
+        run = RunRecord("run", "p", None, RunState.RUNNING, time.time(), "by_rows(1)", "/runs", 0)
         store.create(run)
         for attempts, settled in groups:
             writer(store, "run").commit([], settled, attempts, heartbeat=time.time())

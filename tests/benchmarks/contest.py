@@ -20,7 +20,7 @@ import psutil
 
 PACKAGES = (
     *("batchrun", "dask", "distributed", "pandas", "pyarrow", "numpy", "polars", "duckdb", "joblib"),
-    *("huey", "celery", "rq", "redis"),
+    *("huey", "celery", "rq", "redis", "psycopg"),
 )
 
 
