@@ -21,8 +21,8 @@ The rules, in order:
    that kills workers is told from those that were only near it.
 7. Chunks that take milliseconds ride together: as many as take ``PACK_SECONDS`` by what was measured, and no
    more than half a fair share of what is left, so that all workers end together (guided self-scheduling:
-   C. Polychronopoulos, D. Kuck, 1987). Where only one can run at a time anyway, those that usually take
-   milliseconds do, since none could be sooner elsewhere.
+   C. Polychronopoulos, D. Kuck, 1987). Where one thread of many alone can run them, up to
+   ``LONE_PACK_SECONDS`` by what they usually take: none of them could be sooner elsewhere.
 
 A decision takes time that grows with the logarithm of the chunks that wait, and not with the number of
 workers; see ``slots``.
@@ -46,6 +46,8 @@ DEEPEST_LOOK_AHEAD = 8
 """The most tasks that wait behind one busy thread, however short they are."""
 PACK_SECONDS = 0.1
 """Chunks ride together up to so much work."""
+LONE_PACK_SECONDS = 0.5
+"""Or up to so much where one thread alone can run them, one after the other."""
 PACK_MOST = 2_000
 """And never more of them than that."""
 RIDE_TRUST = 2
@@ -348,28 +350,29 @@ class Dispatcher:
     def _ride(self, lane: Lane, queue: Queue, worker: Worker) -> tuple[Waiting, ...]:
         """Take the chunk whose turn it is from a lane, and those that ride with it."""
         items = [queue.take(worker.address)]
-        pace, alone = self._paces[lane.leg], self._one_by_one(lane.leg)
-        seconds = pace.expect(items[0], usual=alone)
+        pace, lone = self._paces[lane.leg], self._is_lone(lane.leg)
+        seconds = pace.expect(items[0], usual=lone)
         if seconds is not None and items[0].plain and lane.leg not in self.isolated:
-            room, most = PACK_SECONDS - seconds, self._most(lane)
-            if items[0].seconds is None and not alone:
-                most = min(most, pace.trust // RIDE_TRUST)
+            room = (LONE_PACK_SECONDS if lone else PACK_SECONDS) - seconds
+            most = PACK_MOST if lone else self._most(lane, trust=items[0].seconds is None)
             while len(items) < most and (following := queue.first) is not None and following.plain:
-                room -= pace.expect(following, usual=alone) or 0.0
+                room -= pace.expect(following, usual=lone) or 0.0
                 if room < 0:
                     break
                 items.append(queue.take())
         self._waiting -= len(items)
         return tuple(items)
 
-    def _one_by_one(self, leg: int) -> bool:
-        """Whether no more than one chunk can be at a leg at a time, and nothing waits for its results."""
-        return self._capacity[leg] == 1 and leg == len(self.demands) - 1
+    def _is_lone(self, leg: int) -> bool:
+        """Whether of all threads one alone can run a leg at a time, and no leg waits for its results."""
+        return self._capacity[leg] == 1 < self._everywhere and leg == len(self.demands) - 1
 
-    def _most(self, lane: Lane) -> int:
-        """How many chunks may ride together: half a fair share of those that are left."""
+    def _most(self, lane: Lane, *, trust: bool) -> int:
+        """How many chunks may ride together: half a fair share of those that are left, and no more than one
+        can *trust* to be short where there is no forecast."""
         left = len(self._lanes[lane]) + 1 + (self.behind if lane.leg == 0 else 0)
-        return min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
+        most = min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
+        return min(most, self._paces[lane.leg].trust // RIDE_TRUST) if trust else most
 
     def _sort_lanes(self) -> None:
         """The scarcest demand first, then the later leg, then those that need a worker for themselves; the

@@ -510,15 +510,54 @@ def test_chunks_that_must_be_stoppable_never_ride_together(more):
     assert len(packed(d)[0]) == (1 if more else 10)
 
 
-def test_one_slow_start_does_not_hide_that_chunks_are_short():
+def test_one_slow_start_does_not_hide_for_long_that_chunks_are_short():
+    rides = []
+    for others in (2, 40, 64):
+        d = dispatcher(standard(0))
+        d.look_ahead_seconds = 0.0
+        measured(d, 1.5, times=1, cost=10)
+        measured(d, 0.0019, times=others, cost=10)
+        for chunk in range(1_000):
+            d.add(Waiting(chunk, 0, 10))
+        rides.append(len(packed(d)[0]))
+
+    assert rides == [1, 2, 32]
+
+
+def test_one_slow_start_does_not_distort_forecasts():
     d = dispatcher(standard(0))
     d.look_ahead_seconds = 0.0
     for seconds in (1.5, 0.0019, 0.0019):
-        d.measured(0, seconds, cost=10)
+        d.measured(0, seconds, cost=0.002)
     for chunk in range(1_000):
-        d.add(Waiting(chunk, 0, 10))
+        d.add(Waiting(chunk, 0, 10, seconds=0.002))
 
     assert len(packed(d)[0]) == 52
+
+
+@pytest.mark.parametrize("known", [0.02, None])
+def test_where_one_worker_alone_can_run_them_short_chunks_ride_behind_long_ones(known):
+    tagged = Demand(tags={"HIGHMEM": 1})
+    d = dispatcher(standard(0), highmem(threads=2), demands=[Demand(), tagged])
+    for _ in range(12):
+        for seconds in (0.001, 0.001, 2.0):
+            d.measured(1, seconds, cost=known or 1.0)
+    for chunk in range(30):
+        d.add(Waiting(chunk, 1, 1, seconds=known))
+
+    assert packed(d) == [list(range(30))]
+
+
+def test_chunks_whose_results_a_later_leg_waits_for_do_not_ride_behind_long_ones():
+    tagged = Demand(tags={"HIGHMEM": 1})
+    d = dispatcher(standard(0), highmem(), demands=[tagged, Demand()])
+    for _ in range(12):
+        for seconds in (0.001, 0.001, 2.0):
+            d.measured(0, seconds)
+    for chunk in range(30):
+        d.add(Waiting(chunk, 0, 1))
+
+    assert packed(d) == [[0]]
 
 
 def test_forecasts_order_the_work_and_rows_only_without_them():
