@@ -5,9 +5,8 @@ The rules, in order:
 1. A task goes only where a thread, its memory and its tags are free at this moment. Tasks that wait on a
    worker are invisible to the choice, so none are put there, except a few where tasks are so short that
    the way back and forth would cost more (``look_ahead``): a short one behind short ones, not on a worker
-   that a scarcer leg needs, and not while another run waits for a slot. What is not forecast counts as
-   short by the average of what was measured, since a few long ones can be most of the work, and the more
-   of it the more were short.
+   that a scarcer leg needs, and not while another run waits for a slot. Without a forecast the average of
+   what was measured counts (``pace``), and how many were short for each long one.
 2. The leg with the scarcest demand first, so that a tagged worker is not spent on what could run anywhere.
 3. Among equally scarce legs the later one, so that chunks end early and little is left half done.
 4. Within a leg parts of chunks that were cut first, the smallest of them before all, so that a bad row is
@@ -50,10 +49,8 @@ LONE_PACK_SECONDS = 0.5
 """Or up to so much where one thread alone can run them, one after the other."""
 PACK_MOST = 2_000
 """And never more of them than that."""
-RIDE_TRUST = 2
-"""For each long chunk there must have been so many for one that rides with another, without a forecast,"""
 AHEAD_TRUST = 8
-"""and for one task to wait behind another."""
+"""Of so many chunks no more than one may have been long, for one task to wait behind another."""
 
 
 @dataclass(frozen=True)
@@ -372,7 +369,7 @@ class Dispatcher:
         can *trust* to be short where there is no forecast."""
         left = len(self._lanes[lane]) + 1 + (self.behind if lane.leg == 0 else 0)
         most = min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
-        return min(most, self._paces[lane.leg].trust // RIDE_TRUST) if trust else most
+        return min(most, self._paces[lane.leg].trust) if trust else most
 
     def _sort_lanes(self) -> None:
         """The scarcest demand first, then the later leg, then those that need a worker for themselves; the

@@ -521,7 +521,17 @@ def test_one_slow_start_does_not_hide_for_long_that_chunks_are_short():
             d.add(Waiting(chunk, 0, 10))
         rides.append(len(packed(d)[0]))
 
-    assert rides == [1, 2, 32]
+    assert rides == [1, 2, 52]
+
+
+def test_no_more_ride_together_than_were_short_for_each_long_one():
+    d = dispatcher(standard(0), standard(1))
+    d.look_ahead_seconds = 0.0
+    measured(d, 0.001, times=5)
+    for chunk in range(1_000):
+        d.add(Waiting(chunk, 0, 10))
+
+    assert [len(ride) for ride in packed(d)] == [5, 5]
 
 
 def test_one_slow_start_does_not_distort_forecasts():
