@@ -4,8 +4,9 @@ The rules, in order:
 
 1. A task goes only where a thread, its memory and its tags are free at this moment. Tasks that wait on a
    worker are invisible to the choice, so none are put there, except a few where tasks are so short that
-   the way back and forth would cost more (``look_ahead``): a short one behind short ones, and not while
-   another run waits for a slot.
+   the way back and forth would cost more (``look_ahead``): a short one behind short ones, not on a worker
+   that a scarcer leg needs, and not while another run waits for a slot. Without a forecast the average of
+   what was measured counts (``pace``), and how many were short for each long one.
 2. The leg with the scarcest demand first, so that a tagged worker is not spent on what could run anywhere.
 3. Among equally scarce legs the later one, so that chunks end early and little is left half done.
 4. Within a leg parts of chunks that were cut first, the smallest of them before all, so that a bad row is
@@ -19,7 +20,8 @@ The rules, in order:
    that kills workers is told from those that were only near it.
 7. Chunks that take milliseconds ride together: as many as take ``PACK_SECONDS`` by what was measured, and no
    more than half a fair share of what is left, so that all workers end together (guided self-scheduling:
-   C. Polychronopoulos, D. Kuck, 1987).
+   C. Polychronopoulos, D. Kuck, 1987). Where one thread of many alone can run them, up to
+   ``LONE_PACK_SECONDS`` by what they usually take: none of them could be sooner elsewhere.
 
 A decision takes time that grows with the logarithm of the chunks that wait, and not with the number of
 workers; see ``slots``.
@@ -29,11 +31,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 
+from batchrun.pace import LegPace
 from batchrun.resources import MEMORY, Demand, Worker
 from batchrun.slots import Slots
 from batchrun.waiting import Lane, Queue, Waiting
@@ -44,10 +45,12 @@ DEEPEST_LOOK_AHEAD = 8
 """The most tasks that wait behind one busy thread, however short they are."""
 PACK_SECONDS = 0.1
 """Chunks ride together up to so much work."""
+LONE_PACK_SECONDS = 0.5
+"""Or up to so much where one thread alone can run them, one after the other."""
 PACK_MOST = 2_000
 """And never more of them than that."""
-MEASURED = 9
-"""The pace of a leg is the median of so many tasks, so that one slow start does not hide it."""
+AHEAD_TRUST = 8
+"""Of so many chunks no more than one may have been long, for one task to wait behind another."""
 
 
 @dataclass(frozen=True)
@@ -69,35 +72,6 @@ class Choice:
     def first(self) -> Waiting:
         """The only chunk, or the first of several, which all wait for the same."""
         return self.items[0]
-
-
-@dataclass
-class _Pace:
-    """How long the latest tasks of a leg took."""
-
-    tasks: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
-    chunks: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
-    costs: deque[float] = field(default_factory=lambda: deque(maxlen=MEASURED))
-    task: float | None = None
-    """Seconds of a task; None before the first."""
-    chunk: float | None = None
-    """Seconds of a chunk."""
-    cost: float = 0.0
-    """What stood for its time beforehand."""
-
-    def add(self, seconds: float, chunks: int, cost: float) -> None:
-        """A task of so many chunks took so long; *cost* is that of all of them together."""
-        self.tasks.append(seconds)
-        self.chunks.append(seconds / chunks)
-        self.costs.append(cost / chunks)
-        self.task, self.chunk, self.cost = median(self.tasks), median(self.chunks), median(self.costs)
-
-    def expect(self, item: Waiting) -> float | None:
-        """Seconds that a chunk will take; None if nothing is known."""
-        if self.chunk is None:
-            return item.seconds
-        more = item.cost / self.cost if self.cost else 1.0
-        return self.chunk * (max(1.0, more) if item.seconds is None else more)
 
 
 @dataclass
@@ -130,13 +104,15 @@ class Dispatcher:
     """The threads of those workers."""
     _everywhere: int = field(default=0, init=False)
     """The threads of all workers."""
+    _scarcer: list[list[Demand]] = field(default_factory=list, init=False)
+    """Of each leg, the demands of the legs that fewer workers can run."""
     _demands: dict[tuple[int, int], Demand] = field(default_factory=dict, init=False)
     """Of a leg with other memory than it asks for."""
-    _paces: list[_Pace] = field(init=False)
+    _paces: list[LegPace] = field(init=False)
     _waiting: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._paces = [_Pace() for _ in self.demands]
+        self._paces = [LegPace() for _ in self.demands]
 
     @property
     def waiting(self) -> int:
@@ -187,21 +163,27 @@ class Dispatcher:
         self._capacity = [self.slots.capacity(demand) for demand in self.demands]
         self._threads = [self.slots.threads(demand) for demand in self.demands]
         self._everywhere = self.slots.threads(Demand())
+        self._scarcer = [
+            [demand for demand, able in zip(self.demands, self._able, strict=True) if 0 < able < mine]
+            for mine in self._able
+        ]
         self._sort_lanes()
 
     def measured(self, leg: int, seconds: float, *, chunks: int = 1, cost: float = 0.0) -> None:
         """A task of so many chunks took so long on this leg; *cost* is that of the chunks together."""
-        self._paces[leg].add(seconds, chunks, cost)
+        long = seconds > max(self.look_ahead_seconds, 2 * PACK_SECONDS)
+        self._paces[leg].add(seconds, chunks, cost, long=long)
 
     def look_ahead(self, leg: int, forecast: float | None = None) -> int:
         """How many tasks of this leg may wait behind each busy thread of a worker; *forecast* tells how long
         one takes as long as none has ended."""
-        seconds, demand = self._paces[leg].task, self.demands[leg]
+        pace, demand = self._paces[leg], self.demands[leg]
+        seconds, most = pace.task, min(DEEPEST_LOOK_AHEAD, pace.trust // AHEAD_TRUST)
         if seconds is None and forecast is not None:
-            seconds = max(forecast, PACK_SECONDS)  # shorter ones ride together
+            seconds, most = max(forecast, PACK_SECONDS), DEEPEST_LOOK_AHEAD  # shorter ones ride together
         if seconds is None or demand.memory or demand.tags or leg in self.isolated:
             return 0
-        return min(DEEPEST_LOOK_AHEAD, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
+        return min(most, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
 
     def choose(self, most: int | None = None, *, ahead: bool = True) -> list[Choice]:
         """Match waiting chunks with free slots, and take those slots.
@@ -340,12 +322,15 @@ class Dispatcher:
         if not (depth or self.slots.any_free):
             return None
         kept = [self.demands[leg] for leg in self.kept_for(first)]
-        worker = self.slots.best(demand, depth=depth, alone=lane.alone, avoid=first.avoid, keep=kept)
+        worker = self.slots.best(demand, alone=lane.alone, avoid=first.avoid, keep=kept)
+        if depth and (worker is None or worker.name in first.avoid):
+            kept += self._scarcer[lane.leg]
+            worker = self.slots.best(demand, depth=depth, avoid=first.avoid, keep=kept) or worker
         if worker is None:
             return None
         behind = self.slots.take(worker.address, demand, exclusive=lane.alone, long=long)
         self.in_use += 1
-        items = self._ride(lane, queue, worker, seconds)
+        items = self._ride(lane, queue, worker)
         if self.work and lane.leg < len(self.work):
             begun = sum(item.seconds or 0.0 for item in items)
             self.work[lane.leg] = max(0.0, self.work[lane.leg] - begun)
@@ -359,23 +344,32 @@ class Dispatcher:
         queue = self._lanes[Lane(first.leg, first.memory, first.alone)]
         return replace(choice, then=queue.promise(choice.worker.address))
 
-    def _ride(self, lane: Lane, queue: Queue, worker: Worker, seconds: float | None) -> tuple[Waiting, ...]:
+    def _ride(self, lane: Lane, queue: Queue, worker: Worker) -> tuple[Waiting, ...]:
         """Take the chunk whose turn it is from a lane, and those that ride with it."""
         items = [queue.take(worker.address)]
+        pace, lone = self._paces[lane.leg], self._is_lone(lane.leg)
+        seconds = pace.expect(items[0], usual=lone)
         if seconds is not None and items[0].plain and lane.leg not in self.isolated:
-            room, most = PACK_SECONDS - seconds, self._most(lane)
+            room = (LONE_PACK_SECONDS if lone else PACK_SECONDS) - seconds
+            most = PACK_MOST if lone else self._most(lane, trust=items[0].seconds is None)
             while len(items) < most and (following := queue.first) is not None and following.plain:
-                room -= self._paces[lane.leg].expect(following) or 0.0
+                room -= pace.expect(following, usual=lone) or 0.0
                 if room < 0:
                     break
                 items.append(queue.take())
         self._waiting -= len(items)
         return tuple(items)
 
-    def _most(self, lane: Lane) -> int:
-        """How many chunks may ride together: half a fair share of those that are left."""
+    def _is_lone(self, leg: int) -> bool:
+        """Whether of all threads one alone can run a leg at a time, and no leg waits for its results."""
+        return self._capacity[leg] == 1 < self._everywhere and leg == len(self.demands) - 1
+
+    def _most(self, lane: Lane, *, trust: bool) -> int:
+        """How many chunks may ride together: half a fair share of those that are left, and no more than one
+        can *trust* to be short where there is no forecast."""
         left = len(self._lanes[lane]) + 1 + (self.behind if lane.leg == 0 else 0)
-        return min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
+        most = min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
+        return min(most, self._paces[lane.leg].trust) if trust else most
 
     def _sort_lanes(self) -> None:
         """The scarcest demand first, then the later leg, then those that need a worker for themselves; the

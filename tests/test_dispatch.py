@@ -30,6 +30,12 @@ def dispatcher(*workers: Worker, demands: list[Demand] | None = None) -> Dispatc
     return made
 
 
+def measured(d: Dispatcher, seconds: float, *, times: int = 64, cost: float = 0.0) -> None:
+    """So many tasks of one chunk ended, as many by default as are remembered."""
+    for _ in range(times):
+        d.measured(0, seconds, cost=cost)
+
+
 def test_only_free_slots_are_filled():
     d = dispatcher(standard(0), standard(1))
     for chunk in range(5):
@@ -152,16 +158,51 @@ def test_short_chunks_may_wait_behind_a_busy_thread_and_long_ones_may_not():
         d.add(Waiting(chunk, 0, 1))
     (first,) = d.choose()
 
-    d.measured(0, 0.05)
+    measured(d, 0.05)
     assert d.choose() == []  # nobody knew how long the first would take
     d.give_back(first)
     choices = d.choose()
     assert [choice.ahead for choice in choices] == [False, *[True] * 5]
 
-    for _ in range(50):
-        d.measured(0, 10.0)
     d.give_back(choices[0])
+    measured(d, 10.0)
     assert d.choose() == []
+
+
+def test_a_task_waits_behind_another_only_once_enough_of_them_were_short():
+    d = dispatcher(standard(0))
+
+    depths = []
+    for _ in range(17):
+        depths.append(d.look_ahead(0))
+        d.measured(0, 0.001)
+
+    assert depths == [0] * 8 + [1] * 8 + [2]
+
+
+def test_what_is_mostly_short_and_sometimes_long_is_handed_out_one_by_one():
+    d = dispatcher(standard(0), standard(1), standard(2))
+    for _ in range(12):
+        measured(d, 0.01, times=9)
+        d.measured(0, 3.0)
+    for chunk in range(100):
+        d.add(Waiting(chunk, 0, 1))
+
+    assert [(len(c.items), c.ahead) for c in d.choose()] == [(1, False)] * 3
+
+
+def test_nothing_waits_behind_another_task_on_a_worker_that_a_scarcer_leg_needs():
+    d = dispatcher(standard(0), highmem(), demands=[Demand(), Demand(tags={"HIGHMEM": 1})])
+    measured(d, 0.1)
+    for chunk in range(20):
+        d.add(Waiting(chunk, 0, 1, apart=True))
+
+    choices = d.choose()
+
+    assert Counter(c.worker.name for c in choices) == {"standard-0": 3, "highmem-0": 1}
+    d.add(Waiting(20, 1, 1))
+    d.give_back(next(c for c in choices if c.worker.name == "highmem-0"))
+    assert [(c.first.chunk, c.worker.name) for c in d.choose()] == [(20, "highmem-0")]
 
 
 def test_a_chunk_that_is_forecast_to_be_long_waits_behind_none_and_none_behind_it():
@@ -187,7 +228,7 @@ def test_chunks_that_are_forecast_to_be_short_wait_behind_one_another_before_any
 
 def test_nothing_more_waits_behind_a_short_task_that_turns_out_to_be_long():
     d = dispatcher(standard(0))
-    d.measured(0, 0.05)
+    measured(d, 0.05)
     for chunk in range(3):
         d.add(Waiting(chunk, 0, 1, apart=True))
     first, second = d.choose(2)
@@ -202,7 +243,7 @@ def test_nothing_more_waits_behind_a_short_task_that_turns_out_to_be_long():
 
 def test_tagged_chunks_never_wait_on_a_worker_however_short_they_are():
     d = dispatcher(highmem(threads=2), demands=[Demand(tags={"HIGHMEM": 1})])
-    d.measured(0, 0.001)
+    measured(d, 0.001)
     for chunk in range(3):
         d.add(Waiting(chunk, 0, 1))
 
@@ -211,7 +252,7 @@ def test_tagged_chunks_never_wait_on_a_worker_however_short_they_are():
 
 def test_a_suspect_gets_an_idle_worker_for_itself_and_the_others_go_on_elsewhere():
     d = dispatcher(standard(0, threads=2), standard(1, threads=2))
-    d.measured(0, 0.01)
+    measured(d, 0.01)
     d.add(Waiting(0, 0, 1, alone=True))
     for chunk in range(1, 1_000):
         d.add(Waiting(chunk, 0, 1))
@@ -376,7 +417,7 @@ def test_a_chunk_that_is_dropped_waits_no_more():
 def test_chunks_of_an_isolated_leg_never_wait_behind_another():
     d = Dispatcher([Demand()], isolated=frozenset({0}))
     d.set_workers([standard(0)])
-    d.measured(0, 0.001)
+    measured(d, 0.001)
 
     assert d.look_ahead(0) == 0
 
@@ -396,7 +437,7 @@ def test_chunks_of_which_nothing_is_known_go_one_by_one():
 def test_chunks_that_take_milliseconds_ride_together_for_a_tenth_of_a_second():
     d = dispatcher(standard(0), standard(1))
     d.look_ahead_seconds = 0.0
-    d.measured(0, 0.010, cost=10)
+    measured(d, 0.0099, cost=10)
     for chunk in range(100):
         d.add(Waiting(chunk, 0, 10))
 
@@ -406,7 +447,7 @@ def test_chunks_that_take_milliseconds_ride_together_for_a_tenth_of_a_second():
 def test_the_last_chunks_are_shared_out_so_that_all_workers_end_together():
     d = dispatcher(standard(0), standard(1))
     d.look_ahead_seconds = 0.0
-    d.measured(0, 0.001, cost=10)
+    measured(d, 0.001, cost=10)
     for chunk in range(16):
         d.add(Waiting(chunk, 0, 10))
 
@@ -451,7 +492,7 @@ def test_a_worker_is_told_what_it_will_be_given_next_and_is_given_that():
 
 def test_what_happened_to_a_chunk_keeps_it_from_riding_with_others():
     d = dispatcher(standard(0, threads=9))
-    d.measured(0, 0.001, cost=10)
+    measured(d, 0.001, cost=10)
     for chunk in range(20):
         d.add(Waiting(chunk, 0, 10, avoid=frozenset({"standard-7"}) if chunk == 1 else frozenset()))
 
@@ -462,22 +503,71 @@ def test_what_happened_to_a_chunk_keeps_it_from_riding_with_others():
 def test_chunks_that_must_be_stoppable_never_ride_together(more):
     d = Dispatcher([Demand()], **more)
     d.set_workers([standard(0)])
-    d.measured(0, 0.001, cost=1)
+    measured(d, 0.001, cost=1)
     for chunk in range(20):
         d.add(Waiting(chunk, 0, 1))
 
     assert len(packed(d)[0]) == (1 if more else 10)
 
 
-def test_one_slow_start_does_not_hide_that_chunks_are_short():
-    d = dispatcher(standard(0))
+def test_one_slow_start_does_not_hide_for_long_that_chunks_are_short():
+    rides = []
+    for others in (2, 40, 64):
+        d = dispatcher(standard(0))
+        d.look_ahead_seconds = 0.0
+        measured(d, 1.5, times=1, cost=10)
+        measured(d, 0.0019, times=others, cost=10)
+        for chunk in range(1_000):
+            d.add(Waiting(chunk, 0, 10))
+        rides.append(len(packed(d)[0]))
+
+    assert rides == [1, 2, 52]
+
+
+def test_no_more_ride_together_than_were_short_for_each_long_one():
+    d = dispatcher(standard(0), standard(1))
     d.look_ahead_seconds = 0.0
-    for seconds in (1.5, 0.0019, 0.0019):
-        d.measured(0, seconds, cost=10)
+    measured(d, 0.001, times=5)
     for chunk in range(1_000):
         d.add(Waiting(chunk, 0, 10))
 
+    assert [len(ride) for ride in packed(d)] == [5, 5]
+
+
+def test_one_slow_start_does_not_distort_forecasts():
+    d = dispatcher(standard(0))
+    d.look_ahead_seconds = 0.0
+    for seconds in (1.5, 0.0019, 0.0019):
+        d.measured(0, seconds, cost=0.002)
+    for chunk in range(1_000):
+        d.add(Waiting(chunk, 0, 10, seconds=0.002))
+
     assert len(packed(d)[0]) == 52
+
+
+@pytest.mark.parametrize("known", [0.02, None])
+def test_where_one_worker_alone_can_run_them_short_chunks_ride_behind_long_ones(known):
+    tagged = Demand(tags={"HIGHMEM": 1})
+    d = dispatcher(standard(0), highmem(threads=2), demands=[Demand(), tagged])
+    for _ in range(12):
+        for seconds in (0.001, 0.001, 2.0):
+            d.measured(1, seconds, cost=known or 1.0)
+    for chunk in range(30):
+        d.add(Waiting(chunk, 1, 1, seconds=known))
+
+    assert packed(d) == [list(range(30))]
+
+
+def test_chunks_whose_results_a_later_leg_waits_for_do_not_ride_behind_long_ones():
+    tagged = Demand(tags={"HIGHMEM": 1})
+    d = dispatcher(standard(0), highmem(), demands=[tagged, Demand()])
+    for _ in range(12):
+        for seconds in (0.001, 0.001, 2.0):
+            d.measured(0, seconds)
+    for chunk in range(30):
+        d.add(Waiting(chunk, 0, 1))
+
+    assert packed(d) == [[0]]
 
 
 def test_forecasts_order_the_work_and_rows_only_without_them():
