@@ -35,7 +35,7 @@ def runs(
     from batchrun.store.turns import is_under_way
 
     with RunStore(settings_of(cluster, override).store_url) as store:
-        found = store.list(limit=limit, state=state)
+        found = store.list(limit=limit, states=[state] if state else [])
         entries = {run.run_id: run.entry for run in store.queue.under_way()}
     if as_json:
         listed = [record_document(record, entries.get(record.run_id)) for record in found]

@@ -6,7 +6,7 @@ cancel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -180,12 +180,12 @@ class RunStore:
                 f"the store has no run {text!r}.{near_miss(text, known)} `batchrun runs` lists them"
             )
 
-    def list(self, *, limit: int = 100, state: RunState | None = None) -> list[RunRecord]:
-        """Runs, newest first."""
+    def list(self, *, limit: int | None = 100, states: Collection[RunState] = ()) -> list[RunRecord]:
+        """Runs, newest first; all or those that stand at one of *states*, at most *limit* of them."""
         table = schema.runs
         query = sa.select(table).order_by(table.c.created.desc()).limit(limit)
-        if state is not None:
-            query = query.where(table.c.state == state.value)
+        if states:
+            query = query.where(table.c.state.in_([state.value for state in states]))
         with self._begin() as connection:
             return [rows.run_from_row(row) for row in connection.execute(query)]
 
