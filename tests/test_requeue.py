@@ -274,7 +274,9 @@ class TestARunThatIsRequeued:
             again(pipe, chunks=[3, 5, 9], observers=[interrupt_after(1)])
         stopped = open_report("last")
         assert_conserved(stopped)
-        assert (stopped.rows_quarantined, stopped.rows_solved) == (1, 21)
+        assert stopped.rows_quarantined == 1
+        assert stopped.rows_solved + stopped.rows_cancelled == 23
+        assert stopped.rows_cancelled > 0
 
         report = again(pipe)
 
