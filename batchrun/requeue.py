@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchrun.launch import resume_run, settings_of
-from batchrun.outcome import RunState
+from batchrun.outcome import FAILED_STATES
 from batchrun.selection import Selection
 from batchrun.store.runs import RunRecord, RunStore
 
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from batchrun.events import Observer
     from batchrun.report import RunReport
 
-__all__ = ["FAILED_STATES", "failed_runs", "requeue_run"]
-
-FAILED_STATES = (RunState.FAILED, RunState.PARTIAL)
-"""Runs that stand so ended with rows that were given up, or with none solved."""
+__all__ = ["failed_runs", "requeue_run"]
 
 
 def requeue_run(

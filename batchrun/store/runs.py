@@ -16,6 +16,7 @@ from batchrun.errors import RunNotFoundError, near_miss
 from batchrun.outcome import RunState
 from batchrun.store import attempts as attempts_of
 from batchrun.store import chunks as chunks_of
+from batchrun.store import failures as failures_of
 from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
 from batchrun.store.deliveries import Deliveries
@@ -27,11 +28,13 @@ from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
     ChunkLog,
     RunCounts,
+    RunFailures,
     RunRecord,
     SettledChunk,
     SettledChunks,
     StageFigures,
 )
+from batchrun.store.removal import RunRemoval
 from batchrun.store.services import Services
 from batchrun.store.writer import RunWriter, take_over, tell_end
 
@@ -88,6 +91,11 @@ class RunStore:
     def deliveries(self) -> Deliveries:
         """What became of the hooks."""
         return Deliveries(self._database)
+
+    @cached_property
+    def removal(self) -> RunRemoval:
+        """What removes runs that nobody needs any more."""
+        return RunRemoval(self._database)
 
     def close(self) -> None:
         """Close the connections."""
@@ -214,6 +222,11 @@ class RunStore:
                 chunks_of.count(connection, schema.attempts, run_id),
                 chunks_of.worst_gap(connection, run_id),
             )
+
+    def failures(self, run_ids: Sequence[str]) -> Mapping[str, RunFailures]:
+        """What the chunks of those runs failed for; runs without a chunk that was given up are left out."""
+        with self._begin() as connection:
+            return failures_of.failures(connection, run_ids)
 
     def figures(self, run_id: str) -> Sequence[StageFigures]:
         """What each stage that was tried took, in the order of their first attempts."""
