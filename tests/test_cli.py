@@ -637,6 +637,7 @@ def mend(project: Path) -> None:
     (project / "work.py").write_text(MODULE.replace("if 7 in", "if 70 in"))
 
 
+@pytest.mark.usefixtures("project")
 class TestRequeue:
     def test_of_a_chunk_runs_it_again_and_leaves_the_rest(self, project, batchrun, submit):
         run = submit("work:picky_pipeline", "--json").document
@@ -744,8 +745,9 @@ class TestPrune:
 
     def test_asks_on_a_terminal(self, batchrun, submit, monkeypatch):
         submit("work:double")
-        monkeypatch.setattr("batchrun.cli.pruning.sys", Terminal("n\ny\n"))
-        monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: Terminal.answers.pop(0))
+        answers = iter([False, True])
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+        monkeypatch.setattr("batchrun.cli.pruning.typer.confirm", lambda *_, **__: next(answers))
 
         assert batchrun("prune", "--keep", "0").code == 4
         assert len(batchrun("runs", "--json").document["runs"]) == 1
