@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,16 +24,16 @@ __all__ = ["Rerun", "Selection", "rerun"]
 class Selection:
     """What was asked to run again: all that has no result, or some of it.
 
-    >>> Selection.of(quarantined=True).to_json(), Selection.of(chunks=[7, 3, 7]).to_json()
-    ('quarantined', [3, 7])
-    >>> Selection.from_json(None).everything
-    True
+    >>> Selection.of(chunks=[7, 3, 7]).chunks, Selection().everything
+    ((3, 7), True)
     """
 
     quarantined: bool = False
     """Only the chunks that were given up."""
-    chunks: tuple[int, ...] = ()
+    chunks: tuple[int, ...] | None = None
     """Only these chunks, by number; of one that was cut its parts."""
+    goes_on: bool = False
+    """Whether an earlier session may have solved some of these chunks, which are not asked for any more then."""
 
     @classmethod
     def of(cls, *, quarantined: bool = False, chunks: Sequence[int] = ()) -> Selection:
@@ -43,21 +43,12 @@ class Selection:
                 "ask for the quarantined chunks or for chunks by number, not for both; a chunk that is "
                 "quarantined has a number too"
             )
-        return cls(quarantined, tuple(sorted({int(chunk) for chunk in chunks})))
+        return cls(quarantined, tuple(sorted({int(chunk) for chunk in chunks})) or None)
 
     @property
     def everything(self) -> bool:
         """Whether it is all that has no result, which is what a resume does."""
-        return not (self.quarantined or self.chunks)
-
-    def to_json(self) -> str | list[int] | None:
-        """As the queue of the store keeps it: None for everything."""
-        return "quarantined" if self.quarantined else list(self.chunks) or None
-
-    @classmethod
-    def from_json(cls, value: Any) -> Selection:
-        """The selection that ``to_json`` wrote."""
-        return cls.of(quarantined=value == "quarantined", chunks=value if isinstance(value, list) else ())
+        return not self.quarantined and self.chunks is None
 
 
 @dataclass(frozen=True)
@@ -105,8 +96,8 @@ def rerun(run_id: str, selection: Selection, plan: PlannedChunks, settled: Settl
             raise UsageError(f"no chunk of run {run_id} is quarantined; nothing to do again")
     else:
         solved = settled.chunks[settled.solved]
-        asked = [_unsolved(run_id, chunk, plan, solved) for chunk in selection.chunks]
-        again = np.unique(np.concatenate(asked))
+        asked = [_unsolved(run_id, chunk, plan, solved, selection) for chunk in selection.chunks or ()]
+        again = np.unique(np.concatenate([*asked, np.zeros(0, np.int64)]))
     silent = ~plan.is_cut
     silent[settled.chunks] = silent[again] = False
     unreached = _cancelled(np.flatnonzero(silent), plan)
@@ -114,7 +105,9 @@ def rerun(run_id: str, selection: Selection, plan: PlannedChunks, settled: Settl
     return Rerun(SettledChunks.joined([kept, unreached]), unreached, again)
 
 
-def _unsolved(run_id: str, chunk: int, plan: PlannedChunks, solved: Integers) -> Integers:
+def _unsolved(
+    run_id: str, chunk: int, plan: PlannedChunks, solved: Integers, selection: Selection
+) -> Integers:
     """What runs again of one chunk that was asked for: itself, or parts of it."""
     numbers = np.array(family(plan, chunk), np.int64)
     if not len(numbers):
@@ -123,7 +116,7 @@ def _unsolved(run_id: str, chunk: int, plan: PlannedChunks, solved: Integers) ->
         raise UsageError(f"run {run_id} has no chunk {chunk}; {has}")
     standing = numbers[~plan.is_cut[numbers]]
     left = standing[~np.isin(standing, solved)]
-    if not len(left):
+    if not len(left) and not selection.goes_on:
         is_solved = "is solved" if len(numbers) == 1 else "was cut, and all its parts are solved"
         raise UsageError(f"chunk {chunk} {is_solved}; nothing to do again")
     return left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -397,11 +398,18 @@ class TestConservation:
 
 
 class TestASelection:
-    @given(quarantined=st.booleans(), chunks=st.lists(st.integers(0, 10**6)).map(tuple))
-    def test_survives_the_queue(self, quarantined, chunks):
-        asked = Selection.of(quarantined=True) if quarantined else Selection.of(chunks=chunks)
+    @given(chunks=st.lists(st.integers(0, 3), min_size=1))
+    def test_that_goes_on_leaves_out_what_is_solved_meanwhile(self, chunks):
+        plan = PlannedChunks(np.arange(4), np.arange(1, 5), np.full(4, -1), 1)
+        one = np.ones(2, np.int64)
+        settled = SettledChunks.succeeded(np.array([0, 2]), one, one, one.astype(float))
 
-        assert Selection.from_json(asked.to_json()) == asked
+        found = rerun("r1", replace(Selection.of(chunks=chunks), goes_on=True), plan, settled)
+
+        assert found.chunks is not None
+        assert found.chunks.tolist() == sorted({1, 3} & set(chunks))
+        assert not found.whole
+        assert sum(found.rows_kept(plan, 4).values()) == 4 - len(found.chunks)
 
     def test_of_everything_keeps_what_is_solved_only(self):
         plan = PlannedChunks(np.arange(4), np.arange(1, 5), np.full(4, -1), 1)
