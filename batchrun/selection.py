@@ -33,7 +33,7 @@ class Selection:
     chunks: tuple[int, ...] | None = None
     """Only these chunks, by number; of one that was cut its parts."""
     goes_on: bool = False
-    """Whether an earlier session may have solved some of these chunks, which are not asked for any more then."""
+    """Whether an earlier session may have solved some of these chunks; those are left out then."""
 
     @classmethod
     def of(cls, *, quarantined: bool = False, chunks: Sequence[int] = ()) -> Selection:

@@ -173,12 +173,15 @@ class RunStore:
             return newest[0]
         with self._begin() as connection:
             table = schema.runs
-            found = connection.execute(
-                sa.select(table).where(table.c.run_id.startswith(text, autoescape=True)).limit(3)
-            ).all()
-            exact = [row for row in found if row.run_id == text]
-            if len(exact or found) == 1:
-                return rows.run_from_row((exact or found)[0])
+            exact = connection.execute(sa.select(table).where(table.c.run_id == text)).one_or_none()
+            if exact is not None:
+                return rows.run_from_row(exact)
+            # Only ids are read, which lie close together in their index, and then the one run.
+            begins = sa.select(table.c.run_id).where(table.c.run_id.startswith(text, autoescape=True))
+            found = connection.execute(begins.limit(2)).scalars().all()
+            if len(found) == 1:
+                one = sa.select(table).where(table.c.run_id == found[0])
+                return rows.run_from_row(connection.execute(one).one())
             if found:
                 raise RunNotFoundError(f"more than one run begins with {text!r}; give more of its id")
             known = connection.execute(
@@ -193,7 +196,11 @@ class RunStore:
         table = schema.runs
         query = sa.select(table).order_by(table.c.created.desc()).limit(limit)
         if states:
-            query = query.where(table.c.state.in_([state.value for state in states]))
+            # What is narrow is found by an index, before anything wide is read and put in order.
+            these = sa.select(table.c.number).where(table.c.state.in_([state.value for state in states]))
+            query = query.where(
+                table.c.number.in_(these.order_by(table.c.created.desc()).limit(limit).scalar_subquery())
+            )
         with self._begin() as connection:
             return [rows.run_from_row(row) for row in connection.execute(query)]
 
