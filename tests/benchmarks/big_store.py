@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import statistics
 import subprocess
 import sys
 import time
@@ -16,13 +18,13 @@ import sqlalchemy as sa
 from batchrun.config import load_settings
 from batchrun.data import files
 from batchrun.data.load import write_table
-from batchrun.outcome import RunState
+from batchrun.outcome import FAILED_STATES, RunState
 from batchrun.store import schema
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.rows import run_row
 from batchrun.store.runs import RunRecord, RunStore
 from tests.benchmarks.arena import Arena
-from tests.benchmarks.contest import Record, Target, compete
+from tests.benchmarks.contest import Figure, Record, Target, compete
 
 ATTEMPTS = 500
 """Attempts of a run: one of each chunk, and one more of each chunk that failed."""
@@ -37,26 +39,31 @@ SLOWEST = 0.3
 
 def big_store(arena: Arena, size: int, rounds: int) -> Record:
     """``batchrun runs``, ``runs --failed`` and ``show`` on a store of so many runs with 500 attempts each,
-    every command a new process, against a Python that does nothing. ``import`` is a Python that loads what
-    the command loads, and tells how much of its time that is."""
+    every command a new process, against a Python that does nothing. Two more only import what ``runs`` and
+    ``show`` do. The figures are the seconds that a processor was busy with each, and how long the store
+    takes for what the command asks of it."""
     url = load_settings().store_url
-    began = time.perf_counter()
     make_big_store(url, arena.folder, size)
+    record = Record("big_store", {"runs": size, "attempts": size * ATTEMPTS, "rounds": rounds})
+    measure(record, url, size, rounds)
+    return record
+
+
+def measure(record: Record, url: str, size: int, rounds: int) -> None:
+    """Measure the commands in the current folder, whose store is that of *url*."""
     lines = {
         "python -c pass": [sys.executable, "-c", "pass"],
-        "import for runs": [sys.executable, "-c", "import batchrun.cli, batchrun.store.runs, rich.table"],
-        "import for show": [sys.executable, "-c", "import batchrun.cli, batchrun.report, rich.table"],
+        "imports of runs": [sys.executable, "-c", "import batchrun.cli, batchrun.store.runs, rich.table"],
+        "imports of show": [sys.executable, "-c", "import batchrun.cli, batchrun.report, rich.table"],
         "batchrun runs": _batchrun("runs"),
         "batchrun runs --failed": _batchrun("runs", "--failed"),
         "batchrun show": _batchrun("show", _run_id(size - 1)),
-        "batchrun show an old one": _batchrun("show", _run_id(0)),
+        "batchrun show, the oldest": _batchrun("show", _run_id(0)),
     }
+    busy: dict[str, list[float]] = {name: [] for name in lines}
     runs: dict[str, Callable[[], object]] = {
-        name: partial(subprocess.run, line, check=True, stdout=subprocess.DEVNULL)
-        for name, line in lines.items()
+        name: partial(_run, line, busy[name]) for name, line in lines.items()
     }
-    record = Record("big_store", {"runs": size, "attempts": size * ATTEMPTS, "rounds": rounds})
-    print(f"the store was made in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     compete(record, runs, rounds)
     record.judge(
         [
@@ -65,7 +72,57 @@ def big_store(arena: Arena, size: int, rounds: int) -> Record:
             if name.startswith("batchrun")
         ]
     )
-    return record
+    record.figures |= {
+        f"{name}: processor": Figure(statistics.median(seconds), "s") for name, seconds in busy.items()
+    }
+    record.figures |= {
+        f"{name}: store": Figure(_fastest(ask, rounds), "s") for name, ask in _questions(url, size).items()
+    }
+
+
+def _questions(url: str, size: int) -> dict[str, Callable[[], object]]:
+    """What commands ask of the store."""
+
+    def failed(store: RunStore) -> object:
+        return store.failures([run.run_id for run in store.list(limit=20, states=FAILED_STATES)])
+
+    def show(number: int, store: RunStore) -> object:
+        run_id = store.find(_run_id(number)).run_id
+        store.settled(run_id, solved=False)
+        return store.counts(run_id), store.figures(run_id), store.attempts(run_id, unsolved=True)
+
+    def asked(of: Callable[[RunStore], object]) -> Callable[[], object]:
+        def ask() -> object:
+            with RunStore(url) as store:
+                return of(store)
+
+        return ask
+
+    return {
+        "batchrun runs": asked(lambda store: store.list(limit=20)),
+        "batchrun runs --failed": asked(failed),
+        "batchrun show": asked(partial(show, size - 1)),
+        "batchrun show, the oldest": asked(partial(show, 0)),
+    }
+
+
+def _run(line: list[str], busy: list[float]) -> None:
+    """Run a command, and note for how long it kept a processor busy."""
+    before = os.times()
+    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    user, system = after.children_user - before.children_user, after.children_system - before.children_system
+    busy.append(user + system)
+
+
+def _fastest(ask: Callable[[], object], rounds: int) -> float:
+    """Seconds of the fastest of some turns."""
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        ask()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 def make_big_store(url: str, folder: Path, runs: int) -> None:
