@@ -420,3 +420,40 @@ class TestASelection:
 
         assert found.whole
         assert found.rows_kept(plan, 4) == {"rows_solved": 2, "rows_quarantined": 0, "rows_cancelled": 0}
+
+
+@pytest.mark.cluster
+def test_on_a_cluster_only_the_chosen_chunks_go_to_workers(cluster, tmp_path):
+    deed = Deed(tmp_path)
+    path = deed.path
+
+    def work(chunk: pd.DataFrame) -> pd.DataFrame:
+        bad = {int(x) for x in path.read_text().split()}
+        if found := sorted(bad & set(chunk["x"])):
+            raise ValueError(f"{found[0]} is bad")
+        return chunk.assign(y=chunk["x"] * 2)
+
+    def join(parts):
+        return pd.concat(list(parts))
+
+    pipe = Pipeline(
+        "work", split=by_rows(1), stages=[Stage(work, retry=ONCE)], combine=join, associative=True
+    )
+    deed.set(3, 5, 9)
+    first = run_pipeline(pipe, TABLE, cluster=cluster, progress=False)
+    assert_conserved(first)
+    deed.set(9)
+    placed: list[int] = []
+
+    def watch(event):
+        if isinstance(event, ChunksPlaced):
+            placed.extend(event.chunks)
+
+    report = requeue_run(
+        first.run_id, chunks=[3, 9], pipeline=pipe, cluster=cluster, progress=False, observers=[watch]
+    )
+
+    assert_conserved(report)
+    assert set(placed) == {3, 9}
+    assert report.quarantined["x"].tolist() == [5, 9]
+    assert report.results()["x"].tolist() == [x for x in range(ROWS) if x not in (5, 9)]
