@@ -157,7 +157,7 @@ def resume_run(
     settings = settings or settings_of(cluster)
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         record = store.find(run_id)
-        _check_abandoned(record)
+        check_abandoned(record)
         if record.state is RunState.SUCCEEDED and only.everything:
             return RunReport(settings.store_url, record.run_id)
         pipe = _pipeline_of(record, pipeline)
@@ -365,7 +365,7 @@ def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:
     return given
 
 
-def _check_abandoned(record: RunRecord) -> None:
+def check_abandoned(record: RunRecord) -> None:
     """Refuse to drive a run that another process drives at this moment."""
     if is_driven(record):
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from batchrun import console
-from batchrun.cli.documents import record_document
+from batchrun.cli.documents import document
 from batchrun.cli.driving import Watch, finish, stopped_runs_reported
 from batchrun.cli.options import Cluster, Excel, Html, Json, Override, Quiet, settings_of
 from batchrun.cli.program import app
@@ -16,6 +16,7 @@ from batchrun.outcome import ExitCode
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
+    from batchrun.report import RunReport
     from batchrun.store.records import RunRecord
 
 __all__ = ["requeue"]
@@ -86,12 +87,24 @@ def requeue(
         report = requeue_run(
             run or "last", quarantined=quarantined, chunks=chunk or (), observers=[watch], **options
         )
+    if not report.state.ended:
+        _say_queued(report, as_json)
     finish(report, html, excel, as_json)
+
+
+def _say_queued(report: RunReport, as_json: bool) -> NoReturn:
+    """Say that a service has to do with the run from here."""
+    if as_json:
+        console.print_json(document(report))
+    else:
+        console.print_note(f"run {report.run_id} is in the queue again; batchrun watch {report.run_id}")
+    raise typer.Exit(ExitCode.SUCCEEDED)
 
 
 def _requeue_all(settings: Settings, options: dict[str, Any], dry_run: bool, as_json: bool) -> NoReturn:
     """Run again what failed of every run, and leave with the worst exit code."""
     from batchrun.requeue import failed_runs
+    from batchrun.store.run_document import record_document
 
     codes, documents = [ExitCode.SUCCEEDED], []
     for found in failed_runs(settings=settings):

@@ -296,7 +296,7 @@ def failed_runs_table(runs: Iterable[FailedLine], failures: Mapping[str, RunFail
     from rich.console import Group
     from rich.text import Text
 
-    table = _table("run", "state", "failed", "commonest error", right=(2,))
+    table = table_of("run", "state", "failed", "commonest error", right=(2,))
     for column in table.columns[:3]:
         column.no_wrap = True
     last = None
@@ -321,7 +321,7 @@ def prune_table(
     from rich.console import Group
     from rich.text import Text
 
-    table = _table("run", "state", "ended", "size", right=(4,))
+    table = table_of("run", "state", "ended", "size", right=(4,))
     for run in runs:
         state = Text(f"{STATE_SYMBOLS[run.state]} {run.state.value}", style=STATE_COLORS[run.state])
         table.add_row(Text(run.run_id), state, moment(run.since)[:16], format_bytes(sizes[run.run_id]))

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from batchrun.outcome import RunState
 from batchrun.store import schema
+from batchrun.store.event_record import EventKind
+from batchrun.store.eventlog import tell
 from batchrun.store.records import StoredRun
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class RunRemoval:
             for table in _OF_A_RUN:
                 connection.execute(table.delete().where(table.c.run == row.number))
             connection.execute(runs.delete().where(runs.c.number == row.number))
+            tell(connection, EventKind.RUN_REMOVED, removed=run_id)
         return True
 
     def remove_programs(self) -> int:
