@@ -87,7 +87,10 @@ class TestARun:
 
         assert done.runs == [record.run_id]
         assert done.nbytes == plan.nbytes > 0
-        assert rows_left(where) == {}
+        assert rows_left(where) == {"events": 1}
+        with RunStore(where.store_url) as store:
+            [told] = store.events.read()
+        assert (told.kind, told.data) == ("run_removed", {"removed": record.run_id})
         assert os.listdir(where.artifact_root) == []
 
     def test_is_only_looked_at_by_a_plan(self, where):
@@ -106,6 +109,7 @@ class TestARun:
         prune(where, plan_pruning(where, PruneRules(older_than=DAY)))
 
         after = rows_left(where)
+        after["events"] -= 1  # which tells of the one that went
         assert {name: 2 * number for name, number in after.items()} == before
         with RunStore(where.store_url) as store:
             assert store.find("last") == new
@@ -247,7 +251,7 @@ class TestTheStore:
             connection.execute(runs.update().where(runs.c.run_id == "two").values(state="failed"))
 
         assert prune(where, plan_pruning(where, ALL)).programs == 1
-        assert rows_left(where) == {}
+        assert rows_left(where) == {"events": 2}
 
     def test_gives_its_space_back_if_asked(self, where, here):
         a_run(where)
