@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from batchrun.loading import load_pipeline
     from batchrun.outcome import Outcome, RunState
     from batchrun.report import RunReport
+    from batchrun.requeue import requeue_run
     from batchrun.retry import RetryPolicy
     from batchrun.split import by_file, by_group, by_rows
 
@@ -43,6 +44,7 @@ __all__ = [
     "load_pipeline",
     "open_report",
     "pipeline",
+    "requeue_run",
     "resume_run",
     "run_pipeline",
     "submit_pipeline",
@@ -64,6 +66,7 @@ _HOMES = {
     "load_pipeline": "batchrun.loading",
     "open_report": "batchrun.launch",
     "pipeline": "batchrun.definition",
+    "requeue_run": "batchrun.requeue",
     "resume_run": "batchrun.launch",
     "run_pipeline": "batchrun.launch",
     "submit_pipeline": "batchrun.handle",

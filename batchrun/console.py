@@ -31,19 +31,23 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from batchrun.pruning import PrunePlan
     from batchrun.render.pulse import Pulse
-    from batchrun.render.terminal import CheckLine, RunLine
+    from batchrun.render.terminal import CheckLine, FailedLine, RunLine
     from batchrun.report import RunReport
     from batchrun.schedule import Schedule
+    from batchrun.store.records import RunFailures
 
 __all__ = [
     "ConsoleProgress",
     "print_checks",
     "print_details",
     "print_error",
+    "print_failed_runs",
     "print_json",
     "print_note",
     "print_pipelines",
+    "print_prune_plan",
     "print_runs",
     "print_schedules",
     "print_settings",
@@ -239,6 +243,22 @@ def print_schedules(schedules: Iterable[Schedule], *, console: Console | None = 
     from batchrun.render.schedules import schedules_table
 
     _print(schedules_table(schedules), console)
+
+
+def print_failed_runs(
+    runs: Iterable[FailedLine], failures: Mapping[str, RunFailures], *, console: Console | None = None
+) -> None:
+    """Print one line a run that failed, with what most of its chunks failed for."""
+    from batchrun.render.terminal import failed_runs_table
+
+    _print(failed_runs_table(runs, failures), console)
+
+
+def print_prune_plan(plan: PrunePlan, *, console: Console | None = None) -> None:
+    """Print the runs and folders that would be removed, and what that frees."""
+    from batchrun.render.terminal import prune_table
+
+    _print(prune_table(plan.runs, plan.sizes, [one.path for one in plan.leftovers], plan.nbytes), console)
 
 
 def print_settings(settings: Iterable[tuple[str, object, str]], *, console: Console | None = None) -> None:

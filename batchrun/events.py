@@ -97,8 +97,8 @@ class ChunksPlanned(Event):
 
 @dataclass(frozen=True)
 class ChunksRecalled(Event):
-    """Chunks that an earlier session of the run had settled, told once when the run goes on. Columns of equal
-    length, shape (chunks,)."""
+    """Chunks that an earlier session of the run had settled and that are not tried again, told once when the
+    run goes on. Columns of equal length, shape (chunks,)."""
 
     chunks: Integers
     """Their numbers."""

@@ -26,16 +26,16 @@ from batchrun.hooks import end_told
 from batchrun.loading import load_pipeline
 from batchrun.opener import Opener
 from batchrun.outcome import RunState
-from batchrun.plan import rows_to_do
+from batchrun.plan import read_plan, rows_to_do
 from batchrun.recording import new_record, new_run_id
 from batchrun.report import RunReport
 from batchrun.runner import RunnerSettings
+from batchrun.selection import Rerun, Selection, rerun
 from batchrun.session import Session, check_demands
 from batchrun.split import Split
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driving, is_driven
 from batchrun.store.recorder import FlushPolicy
-from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
@@ -43,6 +43,8 @@ from batchrun.worker.program import pickle_program
 __all__ = ["display", "displays", "make_session", "open_report", "resume_run", "run_pipeline", "settings_of"]
 
 logger = logging.getLogger("batchrun")
+
+EVERYTHING = Selection()
 
 
 def run_pipeline(
@@ -137,6 +139,7 @@ def resume_run(
     progress: bool = True,
     observers: Sequence[Observer] = (),
     settings: Settings | None = None,
+    only: Selection = EVERYTHING,
 ) -> RunReport:
     """Go on with a run that was stopped, killed, or ended with rows that are not solved.
 
@@ -145,6 +148,7 @@ def resume_run(
     Args:
         run_id: The run, or the beginning of its id, or ``last``.
         pipeline: The pipeline, if it was defined in a notebook or script and cannot be imported.
+        only: Which chunks without a result are tried; see requeue_run.
         cluster, progress, observers, settings: As in run_pipeline.
 
     Raises UsageError if the run does not exist, is driven by another process at this moment, or cannot go on
@@ -153,17 +157,21 @@ def resume_run(
     settings = settings or settings_of(cluster)
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         record = store.find(run_id)
-        _check_abandoned(record)
-        if record.state is RunState.SUCCEEDED:
+        check_abandoned(record)
+        if record.state is RunState.SUCCEEDED and only.everything:
             return RunReport(settings.store_url, record.run_id)
         pipe = _pipeline_of(record, pipeline)
         folder = record.files
         _check_reachable(folder.path)
         source = Source.read(folder.source)
         writer = store.take_over(record.run_id)
-        settled = store.settled(record.run_id, solved=True)
-        to_do = rows_to_do(source, folder, settled)
-        source.check_unchanged(to_do)
+        settled, planned = store.settled(record.run_id), read_plan(folder)
+        again = rerun(record.run_id, only, planned, settled)
+        to_do = rows_to_do(source, planned, settled)
+        needed = (
+            to_do if again.chunks is None else (planned.starts[again.chunks], planned.stops[again.chunks])
+        )
+        source.check_unchanged(needed)
         supply = Supply(source, needed=to_do)
         stack.callback(supply.close)
         pipe.bind(record.params)
@@ -182,7 +190,7 @@ def resume_run(
             settings,
             watching,
             supply=supply,
-            settled=settled,
+            again=again,
         )
         with end_told(store, settings.hooks, session.run_id), driving(session.run_id):
             session.drive()
@@ -262,7 +270,7 @@ def make_session(
     max_quarantined: int | float | None = None,
     *,
     supply: Supply,
-    settled: SettledChunks | None = None,
+    again: Rerun | None = None,
     survives: tuple[type[BaseException], ...] = (),
 ) -> Session:
     """The session of a run that is recorded and whose input is planned."""
@@ -296,7 +304,7 @@ def make_session(
         ),
         observers=observers,
         supply=supply,
-        settled=settled,
+        rerun=again,
         estimates=estimates,
         memory_from=reasons,
         survives=survives,
@@ -357,7 +365,7 @@ def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:
     return given
 
 
-def _check_abandoned(record: RunRecord) -> None:
+def check_abandoned(record: RunRecord) -> None:
     """Refuse to drive a run that another process drives at this moment."""
     if is_driven(record):
         raise UsageError(

@@ -211,7 +211,7 @@ def _counts(progress: Progress, now: float) -> str:
     if progress.retries:
         parts.append(count(progress.retries, "retry", "retries"))
     if progress.chunks_recalled:
-        parts.append(f"{progress.chunks_recalled:,} solved before")
+        parts.append(f"{progress.chunks_recalled:,} settled before")
     if end is not None and progress.peak_memory is not None:
         parts.append(f"peak memory {format_bytes(progress.peak_memory)}")
     return " · ".join(parts)

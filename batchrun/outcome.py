@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 __all__ = [
+    "FAILED_STATES",
     "Attempt",
     "Cause",
     "ErrorRecord",
@@ -106,6 +107,10 @@ class RunState(enum.StrEnum):
     def ended(self) -> bool:
         """Whether nothing more will happen to the run by itself."""
         return self not in (RunState.QUEUED, RunState.RUNNING)
+
+
+FAILED_STATES = (RunState.FAILED, RunState.PARTIAL)
+"""Where runs stand that ended with rows that failed."""
 
 
 class ExitCode(enum.IntEnum):

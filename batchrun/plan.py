@@ -83,6 +83,7 @@ class Plan:
         slots: Chunks that can run at once; for ``by_rows("auto")``.
         memory: Bytes of memory behind a slot; for ``by_rows("auto")``.
         settled: The chunks that earlier sessions of the run settled, and are not to be handed out.
+        whole: Whether to cut all of the input; else nothing is cut that is not written down already.
         forecast: What chunks may well take at each leg, in seconds, from their keys and rows; None for a leg
             where that is not known.
         scarcity: How many times as many slots there are as slots for each leg; 1 for every leg by default.
@@ -98,6 +99,7 @@ class Plan:
         slots: int,
         memory: int,
         settled: Integers | None = None,
+        whole: bool = True,
         forecast: Forecaster | None = None,
         scarcity: Sequence[float] = (),
         fence: int = 0,
@@ -105,6 +107,7 @@ class Plan:
         self._source = source
         self._split = split
         self._folder = folder
+        self._whole = whole
         self._settled = np.zeros(0, np.int64) if settled is None else settled
         self._keys = np.zeros(0, np.int64)
         self._forecast = forecast
@@ -145,8 +148,8 @@ class Plan:
 
     @property
     def complete(self) -> bool:
-        """Whether all rows of the input are cut into chunks."""
-        return self._rows == self._source.rows
+        """Whether all rows of the input are cut into chunks, or no more are to be."""
+        return self._rows == self._source.rows or not self._whole
 
     @property
     def left(self) -> int:
@@ -162,6 +165,11 @@ class Plan:
     def settled_rows(self) -> int:
         """Rows in them."""
         return self._settled_rows
+
+    @property
+    def chunks(self) -> PlannedChunks:
+        """The chunks that were written down so far."""
+        return self._chunks
 
     def bounds(self, chunk: int) -> tuple[int, int]:
         """The first row of a chunk and one past its last."""
@@ -392,11 +400,10 @@ def _waves(folder: RunFolder) -> Iterator[str]:
         yield folder.plan(wave, before)
 
 
-def rows_to_do(source: Source, folder: RunFolder, solved: SettledChunks) -> tuple[Integers, Integers]:
+def rows_to_do(source: Source, chunks: PlannedChunks, solved: SettledChunks) -> tuple[Integers, Integers]:
     """The rows that a run has yet to solve, as ranges: first rows, and one past the last."""
-    chunks = read_plan(folder)
     left = ~chunks.is_cut
-    left[solved.chunks] = False
+    left[solved.chunks[solved.solved]] = False
     starts, stops = chunks.starts[left], chunks.stops[left]
     if chunks.rows < source.rows:
         starts, stops = np.append(starts, chunks.rows), np.append(stops, source.rows)

@@ -130,7 +130,7 @@ class Progress:
     chunks_settled: int = 0
     """Chunks that have an outcome, those of earlier sessions included."""
     chunks_recalled: int = 0
-    """Chunks that earlier sessions of the run had solved."""
+    """Chunks that earlier sessions of the run had settled, and that are not tried again."""
     chunks_cut: int = 0
     """Chunks that were cut into parts in this session; the parts count in their place."""
     outcomes: Counter[Outcome] = field(default_factory=Counter)

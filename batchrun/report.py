@@ -367,7 +367,7 @@ class RunReport:
                 matters = np.array(family(plan, chunk), np.int64)
                 settled = store.settled(self.run_id, chunks=matters.tolist())
                 attempts = store.attempts(self.run_id, chunks=matters.tolist())
-            longest = store.durations(self.pipeline)
+            longest = store.durations(self.pipeline) if self.driven else {}
             waits = self.queue if self.queued else None
             queue = QueueFacts(waits, read_turns(store)) if waits else None
         facts = RunFacts(

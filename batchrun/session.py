@@ -34,6 +34,7 @@ from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
 from batchrun.resources import Demand, Worker, describe_workers, format_bytes
 from batchrun.runner import Runner, RunnerSettings
+from batchrun.selection import Rerun
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
 from batchrun.store.outage import insist
@@ -48,6 +49,8 @@ __all__ = ["Session", "check_demands", "describe_stages"]
 
 ALIKE = 1.2
 """Forecasts that differ by less than this factor are not told apart."""
+NO_ROWS = {"rows_solved": 0, "rows_quarantined": 0, "rows_cancelled": 0}
+"""How many rows of a run have their outcome before its first session."""
 SHORTEST_FORECAST = 0.02
 """Seconds below which chunks are alike whatever their forecasts."""
 
@@ -67,8 +70,8 @@ class Session:
     flush: FlushPolicy
     settings: RunnerSettings
     observers: Sequence[Observer] = ()
-    settled: SettledChunks | None = None
-    """What earlier sessions solved; None for the first."""
+    rerun: Rerun | None = None
+    """What runs again, and what earlier sessions settled; None for the first session."""
     estimates: Mapping[str, MemoryEstimate] = field(default_factory=dict)
     """What stages with ``memory="auto"`` need, by name."""
     supply: Supply | None = None
@@ -100,8 +103,11 @@ class Session:
         self._runner = runner = self._make_runner()
         if self._leaving:
             return RunState.QUEUED
+        kept = self.rerun.rows_kept(runner.plan.chunks, self.source.rows) if self.rerun else NO_ROWS
         reopen = partial(
             self.writer.reopen,
+            None if self.rerun is None or self.rerun.chunks is None else self.rerun.chunks.tolist(),
+            None if self.rerun is None else self.rerun.unreached,
             state=RunState.RUNNING,
             started=started,
             ended=None,
@@ -111,9 +117,7 @@ class Session:
             driver=driver_name(),
             cluster=self.executor.description,
             stages=describe_stages(self.pipeline, self.memory_from),
-            rows_solved=runner.recorder.rows["rows_solved"],
-            rows_quarantined=0,
-            rows_cancelled=0,
+            **kept,
         )
         insist(reopen, self.settings.store_timeout)
         self._tell_started()
@@ -146,7 +150,7 @@ class Session:
         return state
 
     def _make_runner(self) -> Runner:
-        settled = SettledChunks.empty() if self.settled is None else self.settled
+        settled = SettledChunks.empty() if self.rerun is None else self.rerun.kept
         self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
         workers = self.executor.workers()
         stages = [self.pipeline.stages[leg[0]] for leg in self.pipeline.legs]
@@ -158,12 +162,14 @@ class Session:
             slots=slots[0],
             memory=stages[0].demand.memory or _memory_of_a_thread(stages[0].demand, workers),
             settled=settled.chunks,
+            whole=self.rerun is None or self.rerun.whole,
             forecast=self._forecaster(),
             fence=self.writer.fence,
             scarcity=[sum(worker.threads for worker in workers) / number for number in slots],
         )
         recorder = Recorder(self.writer, self.folder, uuid.uuid4().hex[:8], self.flush)
-        recorder.rows["rows_solved"] = plan.settled_rows
+        recorder.rows["rows_solved"] = int(settled.rows[settled.solved].sum())
+        recorder.rows["rows_quarantined"] = int(settled.rows[settled.given_up].sum())
         return Runner(
             run_id=self.run_id,
             pipeline=self.pipeline,
@@ -175,7 +181,7 @@ class Session:
             observers=self.observers,
             settings=self.settings,
             recalled=settled,
-            tries={} if self.settled is None else self.store.tries(self.run_id),
+            tries={} if self.rerun is None else self.store.tries(self.run_id),
             supply=self.supply,
             memory_for=self._memory_for(workers),
         )

@@ -38,6 +38,7 @@ COMMANDS = (
     "resume",
     "watch",
     "cancel",
+    "requeue",
     "up",
     "down",
     "runs",
@@ -46,6 +47,7 @@ COMMANDS = (
     "logs",
     "report",
     "events",
+    "prune",
     "pipelines",
     "schedule",
     "config",
@@ -78,6 +80,9 @@ torn = Stage(lambda chunk: chunk.nothing, name="torn", retry=once)
 broken = Pipeline("broken", split=by_rows(1), stages=[torn])
 gpu = Pipeline("gpu", split=by_rows(4), stages=[Stage(picky, resources={"GPU": 2})])
 """
+
+
+PIPELINES = ("double", "picky_pipeline", "broken")
 
 
 @dataclass
@@ -645,6 +650,137 @@ class TestCancel:
 
 
 @pytest.mark.usefixtures("project")
+def mend(project: Path) -> None:
+    """From now on seven is a number like any other."""
+    (project / "work.py").write_text(MODULE.replace("if 7 in", "if 70 in"))
+
+
+@pytest.mark.usefixtures("project")
+class TestRequeue:
+    def test_of_a_chunk_runs_it_again_and_leaves_the_rest(self, project, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document
+        mend(project)
+
+        again = batchrun("requeue", "last", "--quarantined", "-c", "inline", "--json")
+
+        assert again.code == 0
+        assert again.document["run"] == run["run"]
+        assert again.document["rows_solved"] == 20
+        assert again.document["attempts"] == run["attempts"] + 1
+
+    def test_of_a_chunk_that_is_solved_says_so_and_runs_nothing(self, batchrun, submit):
+        run = submit("work:picky_pipeline", "--json").document
+
+        again = batchrun("requeue", "last", "--chunk", "0", "-c", "inline", "--json")
+
+        assert again.code == 2
+        assert again.document["error"] == "chunk 0 is solved; nothing to do again"
+        assert batchrun("show", "--json").document["ended"] == run["ended"]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["last", "--failed", "--quarantined"],
+            ["last", "--quarantined", "--chunk", "1"],
+            ["last", "--all-failed"],
+            ["--all-failed", "--chunk", "1"],
+            ["last", "--dry-run"],
+        ],
+    )
+    def test_of_two_things_at_once_is_refused(self, batchrun, submit, arguments):
+        submit("work:picky_pipeline", "--json")
+
+        assert batchrun("requeue", *arguments).code == 2
+
+    def test_of_all_that_failed_prints_a_line_each_and_leaves_with_the_worst_code(
+        self, project, batchrun, submit
+    ):
+        runs = [submit(f"work:{name}", "--json").document["run"] for name in PIPELINES]
+        listed = batchrun("requeue", "--all-failed", "--dry-run", "-c", "inline")
+        assert listed.code == 0
+        assert [line.split(":")[0] for line in listed.out.splitlines()] == runs[1:]
+        mend(project)
+
+        again = batchrun("requeue", "--all-failed", "-c", "inline", "-q")
+
+        assert again.code == 1
+        mended, broken = again.out.splitlines()
+        assert mended == f"{runs[1]}: succeeded, 20 of 20 rows solved"
+        assert broken.startswith(f"{runs[2]}: failed, 0 of 20 rows solved (AttributeError")
+        left = batchrun("requeue", "--all-failed", "--dry-run", "-c", "inline", "--json").document["runs"]
+        assert [run["run"] for run in left] == runs[2:]
+
+    def test_of_a_run_that_cannot_go_on_does_not_keep_the_others_from_it(self, project, batchrun, submit):
+        runs = [submit("work:picky_pipeline", "--json").document["run"] for _ in range(2)]
+        mend(project)
+        Path(batchrun("show", runs[0], "--json").document["folder"], "source.arrow").unlink()
+
+        again = batchrun("requeue", "--all-failed", "-c", "inline", "-q", "--json")
+
+        assert again.code == 1
+        first, second = again.document["runs"]
+        assert "source.arrow" in first["error"]
+        assert (second["run"], second["state"], second["error"]) == (runs[1], "succeeded", None)
+
+
+@pytest.mark.usefixtures("project")
+class TestFailedRuns:
+    def test_are_listed_with_their_commonest_error(self, batchrun, submit):
+        runs = [submit(f"work:{name}", "--json").document["run"] for name in PIPELINES]
+
+        said = batchrun("runs", "--failed", "--json").document["runs"]
+
+        assert [run["run"] for run in said] == runs[:0:-1]
+        assert [run["chunks_failed"] for run in said] == [3, 1]
+        assert said[1]["error"] == "ValueError: seven [bold]is[/bold] bad"
+        assert "AttributeError" in said[0]["error"]
+        shown = batchrun("runs", "--failed").out
+        assert "1 of 1" in shown
+        assert "seven [bold]is[/bold] bad" in " ".join(shown.split())
+
+    def test_are_none_at_first(self, batchrun, submit):
+        submit("work:double")
+
+        assert batchrun("runs", "--failed").out == "No run has failed.\n"
+        assert batchrun("runs", "--failed", "--state", "failed").code == 2
+
+
+@pytest.mark.usefixtures("project")
+class TestPrune:
+    def test_says_what_would_go_and_does_it_only_if_told(self, batchrun, submit):
+        runs = [submit("work:double", "--json").document["run"] for _ in range(3)]
+
+        shown = batchrun("prune", "--keep", "1", "--dry-run")
+        refused = batchrun("prune", "--keep", "1")
+        done = batchrun("prune", "--keep", "1", "--yes", "--vacuum", "--json")
+
+        assert [run in shown.out for run in runs] == [True, True, False]
+        assert "2 runs, " in shown.out
+        assert (refused.code, "--yes" in refused.err) == (2, True)
+        assert done.document["removed"]["runs"] == runs[:2]
+        assert done.document["removed"]["nbytes"] == done.document["bytes"] > 0
+        assert [run["run"] for run in batchrun("runs", "--json").document["runs"]] == runs[2:]
+
+    def test_asks_on_a_terminal(self, batchrun, submit, monkeypatch):
+        submit("work:double")
+        answers = iter([False, True])
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+        monkeypatch.setattr("batchrun.cli.pruning.typer.confirm", lambda *_, **__: next(answers))
+
+        assert batchrun("prune", "--keep", "0").code == 4
+        assert len(batchrun("runs", "--json").document["runs"]) == 1
+        assert batchrun("prune", "--keep", "0").code == 0
+        assert batchrun("runs", "--json").document["runs"] == []
+
+    def test_without_a_rule_removes_no_run(self, batchrun, submit):
+        submit("work:double")
+
+        assert batchrun("prune", "--yes").err == "nothing to remove\n"
+        assert batchrun("prune", "--state", "running", "--yes").code == 2
+        assert batchrun("prune", "--older-than", "soon", "--yes").code == 2
+        assert batchrun("prune", "--older-than", "30d", "--yes", "--json").document["runs"] == []
+
+
 def test_a_run_ends_early_once_too_many_rows_are_quarantined(submit):
     said = submit("work:picky_pipeline", "--max-quarantined", "0", "--json")
 

@@ -155,7 +155,7 @@ def test_a_log_says_once_what_was_solved_before_and_what_a_request_to_stop_does(
         progress(chunks_recalled("r1", 0.0, succeeded={0: 100}))
         progress(ChunksPlaced("r1", 0.0, (1, 2), ("w-0", "w-1")))
         progress(RunStopping("r1", 1.0, running=2, grace=5.0))
-    assert "run r1: goes on; 100 of 1,000 rows in 1 chunk were solved before\n" in text_of(shown)
+    assert "run r1: goes on; 100 of 1,000 rows in 1 chunk were settled before\n" in text_of(shown)
     said = "run r1: stopping: 2 running chunks have up to 5 s to end; a second interrupt stops at once\n"
     assert text_of(shown).count(said) == 1
 

@@ -25,6 +25,7 @@ PUBLIC = [
     "load_pipeline",
     "open_report",
     "pipeline",
+    "requeue_run",
     "resume_run",
     "run_pipeline",
     "submit_pipeline",

@@ -17,6 +17,7 @@ from batchrun.loading import load_pipeline
 from batchrun.outcome import RunState
 from batchrun.queueing import QueueOptions, queue_run
 from batchrun.report import RunReport
+from batchrun.requeue import requeue_run
 from tests.services import Place, place, until
 
 MODULE = """\
@@ -39,6 +40,12 @@ def crawl(chunk):
 def picky(chunk):
     if (chunk["x"] == 5).any():
         raise ValueError("not five")
+    return chunk
+
+@pipeline(split=by_rows(1), retry=RetryPolicy(attempts=1))
+def fussy(chunk, *, unless: str):
+    if (chunk["x"] > 8).any() and not os.path.exists(unless):
+        raise ValueError("more than eight")
     return chunk
 
 def summed(parts):
@@ -112,6 +119,24 @@ def test_bad_rows_are_set_apart_as_ever(here: Place):
     assert report.state is RunState.PARTIAL
     assert (report.rows_solved, report.rows_quarantined) == (11, 1)
     assert report.quarantined["x"].tolist() == [5]
+
+
+def test_a_run_goes_back_into_the_queue_for_the_chunks_that_are_asked_for(here: Place, tmp_path):
+    mended = tmp_path / "mended"
+    first = ended(here, queued(here, "fussy", params={"unless": str(mended)}))
+    assert (first.state, first.rows_quarantined) == (RunState.PARTIAL, 3)
+    mended.touch()
+
+    waits = requeue_run(first.run_id, chunks=[10], settings=here.settings)
+    report = ended(here, first.run_id)
+
+    assert waits.run_id == first.run_id
+    assert (report.state, report.rows_solved, report.rows_quarantined) == (RunState.PARTIAL, 10, 2)
+    assert report.quarantined["x"].tolist() == [9, 11]
+    assert report.attempts.query("attempt == 2")["chunk"].tolist() == [10]
+    assert "run_requeued" in report.events["kind"].tolist()
+    requeue_run(first.run_id, settings=here.settings)
+    assert ended(here, first.run_id).state is RunState.SUCCEEDED
 
 
 def test_what_cannot_be_run_is_refused_before_it_is_queued(here: Place):

@@ -3,6 +3,6 @@
 from batchrun.cli.program import app, main
 
 # Their commands are listed in this order.
-from batchrun.cli import driving, serving, scheduling, looking, events, setup  # noqa: F401  isort: skip
+from batchrun.cli import driving, requeueing, serving, scheduling, looking, events, pruning, setup  # noqa: F401  isort: skip
 
 __all__ = ["app", "main"]

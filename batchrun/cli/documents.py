@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
+    from batchrun.store.records import RunFailures, RunRecord
 
-__all__ = ["document", "full_document", "write_report"]
+__all__ = ["document", "failure_document", "full_document", "write_report"]
 
 
 def document(report: RunReport) -> dict[str, Any]:
@@ -39,6 +40,12 @@ def full_document(report: RunReport) -> dict[str, Any]:
     for chunk in running:
         del chunk["log"]  # `batchrun logs` has it
     return {**document(report), "running": running, "why": report.why()}
+
+
+def failure_document(record: RunRecord, failures: RunFailures | None) -> dict[str, Any]:
+    """What the chunks of a run failed for, as JSON."""
+    error = failures.error if failures else str(record.error) if record.error else None
+    return {"chunks_failed": failures.chunks if failures else 0, "error": error}
 
 
 def write_report(report: RunReport, html: Path | None, excel: Path | None, *, always: bool) -> dict[str, str]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from batchrun.events import Event
     from batchrun.report import RunReport
 
-__all__ = ["cancel", "resume", "submit", "watch"]
+__all__ = ["Watch", "cancel", "finish", "resume", "stopped_runs_reported", "submit", "watch"]
 
 
 @app.command(
@@ -125,8 +125,8 @@ def submit(
     if data is None:
         raise UsageError("a run needs an input; give one with --input")
     allowance: dict[str, Any] = {} if max_quarantined is None else {"max_quarantined": max_quarantined}
-    watch = _Watch()
-    with _stopped_runs_reported(watch, settings, as_json):
+    watch = Watch()
+    with stopped_runs_reported(watch, settings, as_json):
         report = run_pipeline(
             target,
             data,
@@ -137,7 +137,7 @@ def submit(
             observers=[watch],
             **allowance,
         )
-    _finish(report, html, excel, as_json)
+    finish(report, html, excel, as_json)
 
 
 @app.command()
@@ -157,8 +157,8 @@ def resume(
     from batchrun.launch import resume_run
 
     settings = settings_of(cluster, override)
-    watch = _Watch()
-    with _stopped_runs_reported(watch, settings, as_json):
+    watch = Watch()
+    with stopped_runs_reported(watch, settings, as_json):
         report = resume_run(
             run,
             cluster="inline" if cluster == "inline" else settings,
@@ -166,7 +166,7 @@ def resume(
             progress=not quiet,
             observers=[watch],
         )
-    _finish(report, html, excel, as_json)
+    finish(report, html, excel, as_json)
 
 
 @app.command(
@@ -243,7 +243,7 @@ def cancel(
     raise typer.Exit(ExitCode.SUCCEEDED if done.cancelled else ExitCode.FAILED)
 
 
-class _Watch:
+class Watch:
     """Remembers which run goes on."""
 
     run_id: str | None = None
@@ -253,7 +253,7 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _stopped_runs_reported(watch: _Watch, settings: Settings, as_json: bool) -> Any:
+def stopped_runs_reported(watch: Watch, settings: Settings, as_json: bool) -> Any:
     """After Ctrl-C, say where the run stands and how to go on."""
     try:
         yield
@@ -274,7 +274,7 @@ def _stopped_runs_reported(watch: _Watch, settings: Settings, as_json: bool) -> 
         raise
 
 
-def _finish(report: RunReport, html: Path | None, excel: Path | None, as_json: bool) -> NoReturn:
+def finish(report: RunReport, html: Path | None, excel: Path | None, as_json: bool) -> NoReturn:
     """Write the report files, say how the run ended, and leave with its exit code."""
     written = write_report(report, html, excel, always=True)
     if as_json:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batchrun import console
-from batchrun.cli.documents import document, full_document, write_report
+from batchrun.cli.documents import document, failure_document, full_document, write_report
 from batchrun.cli.options import Chunk, Cluster, Excel, Html, Json, Override, Run, settings_of
 from batchrun.cli.program import app
 from batchrun.errors import UsageError
-from batchrun.outcome import RunState
+from batchrun.outcome import FAILED_STATES, RunState
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
@@ -24,24 +24,42 @@ __all__ = ["logs", "report", "runs", "show", "why"]
 @app.command()
 def runs(
     state: Annotated[RunState | None, typer.Option(help="Only runs that stand so.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only runs that failed or are partial, and for what.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
     cluster: Cluster = None,
     override: Override = None,
     as_json: Json = False,
 ) -> None:
-    """List runs: first those of the queue by their turns, then the newest."""
+    """List runs: first those of the queue by their turns, then the newest.
+
+    With --failed those that ended failed or partial, how many of their chunks were given up, and for which
+    error most of them.
+    """
+    if failed and state:
+        raise UsageError("--failed and --state exclude each other; choose one")
     from batchrun.store.run_document import record_document
     from batchrun.store.runs import RunStore
     from batchrun.store.turns import is_under_way, read_turns
 
     with RunStore(settings_of(cluster, override).store_url) as store:
-        found = store.list(limit=limit, state=state)
+        found = store.list(limit=limit, states=FAILED_STATES if failed else [state] if state else [])
         entries = {run.run_id: run.entry for run in store.queue.under_way()}
+        failures = store.failures([record.run_id for record in found]) if failed else {}
         turns = {run_id: turn for turn, run_id in enumerate(read_turns(store).order)} if entries else {}
     found.sort(key=lambda record: turns.get(record.run_id, len(turns)))
     if as_json:
         listed = [record_document(record, entries.get(record.run_id)) for record in found]
+        if failed:
+            listed = [
+                {**one, **failure_document(record, failures.get(record.run_id))}
+                for one, record in zip(listed, found, strict=True)
+            ]
         console.print_json({"runs": listed})
+        return
+    if failed:
+        console.print_failed_runs(found, failures)
         return
     going = {one.run_id for one in found if is_under_way(one, entries.get(one.run_id))}
     idle = {one.run_id for one in found if not one.state.ended} - going

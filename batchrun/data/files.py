@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ __all__ = [
     "join",
     "local_path",
     "make_folder",
+    "measure",
     "names",
     "open_for_reading",
     "reached",
@@ -223,6 +226,46 @@ def names(folder: str) -> list[str]:
             return sorted(path.rstrip("/").rpartition("/")[2] for path in fs.ls(name, detail=False))
         except FileNotFoundError:
             return []
+
+
+def measure(folder: str) -> tuple[int, float]:
+    """How many bytes the files in a folder take, and when one of them changed last.
+
+    That time is in seconds since the epoch. Both are zero for a folder that is not there; files that go
+    meanwhile do not count.
+    """
+    with _explained(folder, "read"):
+        if is_local(folder):
+            found = [_status(path) for path in _walk(local_path(folder))]
+            return sum(size for size, _ in found), max((changed for _, changed in found), default=0.0)
+        fs, name = filesystem(folder)
+        fs.invalidate_cache(name)
+        infos = fs.find(name, detail=True).values() if fs.exists(name) else []
+        times = [info.get("LastModified", info.get("mtime", info.get("created"))) for info in infos]
+        return sum(info.get("size") or 0 for info in infos), max(map(_seconds, times), default=0.0)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """A folder, and all that is in it; what its links lead to as well."""
+    if os.path.isdir(folder):
+        yield folder
+    for place, folders, found in os.walk(folder, followlinks=True):
+        yield from (os.path.join(place, name) for name in (*folders, *found))
+
+
+def _status(path: str) -> tuple[int, float]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0.0
+    return 0 if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime
+
+
+def _seconds(moment: Any) -> float:
+    """A time as file systems tell it, in seconds since the epoch; now if it is not known."""
+    if hasattr(moment, "timestamp"):
+        return float(moment.timestamp())
+    return float(moment) if isinstance(moment, (int, float)) else time.time()
 
 
 def stamp(path: str) -> str:

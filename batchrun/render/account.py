@@ -122,7 +122,10 @@ def advice(report: RunReport) -> str:
             f"It is recorded as {report.state.value}, but its driver is gone: batchrun resume {report.run_id}"
         )
     if report.state is RunState.PARTIAL and not report.rows_cancelled:
-        return "The rows that failed, each with its error, are in report.quarantined and in the reports."
+        return (
+            "The rows that failed, each with its error, are in report.quarantined and in the reports; once "
+            f"mended: batchrun requeue {report.run_id} --quarantined"
+        )
     return f"To go on with the rows that are not solved: batchrun resume {report.run_id}"
 
 

@@ -80,7 +80,7 @@ def _counts_line(progress: Progress, now: float) -> Text:
     if progress.retries:
         line.append(f"   ↻ {count(progress.retries, 'retry', 'retries')}", "#e08e2b")
     if progress.chunks_recalled:
-        line.append(f"   {progress.chunks_recalled:,} solved before", "dim")
+        line.append(f"   {progress.chunks_recalled:,} settled before", "dim")
     return line
 
 
@@ -113,10 +113,10 @@ def started_line(progress: Progress) -> str:
 
 
 def resumed_line(progress: Progress) -> str:
-    """The line of a log about what earlier sessions of the run had solved."""
+    """The line of a log about what earlier sessions of the run had settled."""
     chunks = count(progress.chunks_recalled, "chunk")
     rows = f"{progress.rows_resumed:,} of {count(progress.rows, 'row')}"
-    return f"run {progress.run_id}: goes on; {rows} in {chunks} were solved before"
+    return f"run {progress.run_id}: goes on; {rows} in {chunks} were settled before"
 
 
 def progress_line(progress: Progress, now: float) -> str:

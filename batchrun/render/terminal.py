@@ -37,16 +37,21 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from batchrun.outcome import ErrorRecord
     from batchrun.report import RunReport
     from batchrun.store.live import LiveState
+    from batchrun.store.records import RunFailures, StoredRun
 
 __all__ = [
     "CheckLine",
+    "FailedLine",
     "RunLine",
     "checks_table",
     "details",
+    "failed_runs_table",
     "failures_block",
     "pipelines_table",
+    "prune_table",
     "runs_table",
     "settings_table",
     "summary",
@@ -66,6 +71,8 @@ STOPPED = "◦"
 """The character of a run that has not ended and that no process drives."""
 MOST_FAILURES = 3
 """Distinct failures that a summary shows; the reports have all."""
+MOST_OF_AN_ERROR = 200
+"""Characters of an error that a line of a table shows."""
 MOST_RUNNING = 20
 """Running chunks that the details show."""
 
@@ -96,6 +103,15 @@ class RunLine(Protocol):
     @property
     def created(self) -> float:
         """When it was submitted, in seconds since the epoch."""
+        ...
+
+
+class FailedLine(RunLine, Protocol):
+    """What the table of failed runs reads of a run beside that."""
+
+    @property
+    def error(self) -> ErrorRecord | None:
+        """The error that ended it."""
         ...
 
 
@@ -285,6 +301,45 @@ def runs_table(
     if not table.row_count:
         return Text("There is no run yet. Start one: batchrun submit module:pipeline --input FILE")
     return Group(table, Text(), *gone) if gone else table
+
+
+def failed_runs_table(runs: Iterable[FailedLine], failures: Mapping[str, RunFailures]) -> RenderableType:
+    """One line a run: how many chunks were given up, and the error of most of them."""
+    from rich.console import Group
+    from rich.text import Text
+
+    table = table_of("run", "state", "failed", "commonest error", right=(2,))
+    for column in table.columns[:3]:
+        column.no_wrap = True
+    last = None
+    for run in runs:
+        state, last = RunState(run.state), last or run.run_id
+        failed = failures.get(run.run_id)
+        error = failed.error if failed else str(run.error) if run.error else ""
+        chunks = f"{failed.alike:,} of {failed.chunks:,}" if failed else "0"
+        shown = Text(f"{STATE_SYMBOLS[state]} {state.value}", style=STATE_COLORS[state])
+        table.add_row(Text(run.run_id), shown, chunks, Text(one_line(error, MOST_OF_AN_ERROR)))
+    if last is None:
+        return Text("No run has failed.")
+    return Group(
+        table, Text(), Text(f"  once mended: batchrun requeue {last}, or batchrun requeue --all-failed")
+    )
+
+
+def prune_table(
+    runs: Sequence[StoredRun], sizes: Mapping[str, int], leftovers: Sequence[str], nbytes: int
+) -> RenderableType:
+    """What would be removed, oldest first, and what that frees."""
+    from rich.console import Group
+    from rich.text import Text
+
+    table = table_of("run", "state", "ended", "size", right=(4,))
+    for run in runs:
+        state = Text(f"{STATE_SYMBOLS[run.state]} {run.state.value}", style=STATE_COLORS[run.state])
+        table.add_row(Text(run.run_id), state, moment(run.since)[:16], format_bytes(sizes[run.run_id]))
+    shown: list[RenderableType] = [table, Text()] if runs else []
+    shown += [Text(f"left over from before: {path}") for path in leftovers]
+    return Group(*shown, Text(f"{count(len(runs), 'run')}, {format_bytes(nbytes)} of files"))
 
 
 def settings_table(settings: Iterable[tuple[str, object, str]]) -> Table:

@@ -43,7 +43,7 @@ class Aftermath:
 
     state: RunnerState
     quarantined: int = 0
-    """Rows that were set apart in this session."""
+    """Rows that are set apart so far."""
     _delayed: list[tuple[float, int, Delayed]] = field(default_factory=list)
     _to_cut: dict[int, ErrorRecord] = field(default_factory=dict)
 

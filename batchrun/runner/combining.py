@@ -142,7 +142,7 @@ class Combining:
         ends = number + 1 < len(self._edges)
         if not (ends or self.state.plan.complete):
             return
-        end = int(self._edges[number + 1]) if ends else self.state.source.rows
+        end = int(self._edges[number + 1]) if ends else self.state.plan.rows
         if (1, number) in self._numbers or self._rows[number] < end - int(self._edges[number]):
             return
         chunks = SettledChunks.joined(self._parts.pop(number, []))

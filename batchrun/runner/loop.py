@@ -78,7 +78,7 @@ class Runner:
     observers: Sequence[Observer] = ()
     settings: RunnerSettings = field(default_factory=RunnerSettings)
     recalled: SettledChunks | None = None
-    """Chunks that earlier sessions of the run solved."""
+    """Chunks that earlier sessions of the run settled, and that are not tried again."""
     supply: Supply | None = None
     """What brings the rows of the input to where workers can read them; None if all are there."""
     tries: dict[tuple[int, str], int] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Runner:
             memory_for=self.memory_for,
             tries=self.tries,
         )
-        self._aftermath = Aftermath(self._state)
+        self._aftermath = Aftermath(self._state, self.recorder.rows["rows_quarantined"])
         self._stopping = Stopping(self._state, self._aftermath)
         self._combining = Combining(self._state) if combines else None
         self._placing = Placing(self._state, self._combining)
@@ -122,7 +122,7 @@ class Runner:
         self._arriving = Arriving(
             self._state, self._aftermath, self._stopping, self._speculating, self._combining
         )
-        if self.recalled:  # they went through every stage
+        if self.recalled and self.recalled.solved.any():  # they went through every stage
             for stage in self.pipeline.stages:
                 self._state.tally.passed(stage.name)
         self._unmet_since: float | None = None

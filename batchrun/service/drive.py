@@ -21,10 +21,11 @@ from batchrun.events import ChunksSettled, Event
 from batchrun.launch import displays, make_session
 from batchrun.opener import Opener
 from batchrun.outcome import ErrorRecord, RunState
-from batchrun.plan import rows_to_do
+from batchrun.plan import read_plan, rows_to_do
 from batchrun.queueing import plan_input
 from batchrun.recording import input_record
 from batchrun.report import RunReport
+from batchrun.selection import Selection, rerun
 from batchrun.service.importing import import_elsewhere
 from batchrun.session import Session, check_demands, describe_stages
 from batchrun.store.driver import driving
@@ -105,8 +106,9 @@ class Drive(threading.Thread):
             opener = Opener(self._settings, self._settings, pipe, stack)
             record = self._prepared(store, pipe, opener)
             source = Source.read(record.files.source)
-            settled = store.settled(self.run_id, solved=True)
-            to_do = rows_to_do(source, record.files, settled)
+            settled, planned = store.settled(self.run_id), read_plan(record.files)
+            again = rerun(self.run_id, Selection(chunks=self._entry.only, goes_on=True), planned, settled)
+            to_do = rows_to_do(source, planned, settled)
             source.check_unchanged(to_do)
             supply = Supply(source, needed=to_do)
             stack.callback(supply.close)
@@ -125,7 +127,7 @@ class Drive(threading.Thread):
                 [self._watch, *stack.enter_context(displays(False, executor))],
                 read_allowance(self._entry.max_quarantined),
                 supply=supply,
-                settled=settled,
+                again=again,
                 survives=(ClusterError, StoreError),
             )
             if self._leaving.is_set():

@@ -87,6 +87,27 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def unused(self) -> int | None:
+        """Bytes within the file of the database that hold nothing; None if it is no file of ours."""
+        if not self._is_sqlite:
+            return None
+        with self.begin() as connection:
+            pages, size = (
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("freelist_count", "page_size")
+            )
+        return int(pages) * int(size)
+
+    def vacuum(self) -> None:
+        """Write a SQLite file anew without what holds nothing; others wait meanwhile."""
+        if not self._is_sqlite:
+            return
+        with _translated(self._place), contextlib.closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.close()
+
     def close(self) -> None:
         """Close the connections that are not in use."""
         self.engine.dispose()

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from batchrun.outcome import Floats, Integers
     from batchrun.store.artifacts import RunFolder
 
-__all__ = ["ChunkLog", "RunCounts", "RunRecord", "SettledChunk", "SettledChunks", "StageFigures"]
+__all__ = [
+    "ChunkLog",
+    "RunCounts",
+    "RunFailures",
+    "RunRecord",
+    "SettledChunk",
+    "SettledChunks",
+    "StageFigures",
+    "StoredRun",
+]
 
 
 @dataclass(frozen=True)
@@ -289,6 +298,43 @@ class RunCounts:
     """How many attempts there are of each outcome that occurs, in the order of Outcome."""
     worst_gap: float | None
     """The largest gap among the chunks that were stopped with a solution; None if none is known."""
+
+
+@dataclass(frozen=True)
+class RunFailures:
+    """What the chunks of a run failed for."""
+
+    chunks: int
+    """Chunks that were given up."""
+    error: str
+    """The error that most of them failed with."""
+    alike: int
+    """How many that is."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run that may be removed."""
+
+    run_id: str
+    """The run."""
+    pipeline: str
+    """Its pipeline's name."""
+    state: RunState
+    """Where it stands."""
+    created: float
+    """When it was made, in seconds since the epoch."""
+    ended: float | None
+    """When it ended."""
+    folder: str
+    """Where its files are."""
+    kept_because: str = ""
+    """Why it must stay, as the end of a sentence; empty if it may go."""
+
+    @property
+    def since(self) -> float:
+        """When it ended or, if it has not, was made."""
+        return self.ended or self.created
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ cancel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from batchrun.errors import RunNotFoundError, near_miss
 from batchrun.outcome import RunState
 from batchrun.store import attempts as attempts_of
 from batchrun.store import chunks as chunks_of
+from batchrun.store import failures as failures_of
 from batchrun.store import history, live, requests, rows, schema
 from batchrun.store.database import Database
 from batchrun.store.deliveries import Deliveries
@@ -27,11 +28,13 @@ from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
     ChunkLog,
     RunCounts,
+    RunFailures,
     RunRecord,
     SettledChunk,
     SettledChunks,
     StageFigures,
 )
+from batchrun.store.removal import RunRemoval
 from batchrun.store.services import Services
 from batchrun.store.writer import RunWriter, take_over, tell_end
 
@@ -88,6 +91,11 @@ class RunStore:
     def deliveries(self) -> Deliveries:
         """What became of the hooks."""
         return Deliveries(self._database)
+
+    @cached_property
+    def removal(self) -> RunRemoval:
+        """What removes runs that nobody needs any more."""
+        return RunRemoval(self._database)
 
     def close(self) -> None:
         """Close the connections."""
@@ -165,12 +173,15 @@ class RunStore:
             return newest[0]
         with self._begin() as connection:
             table = schema.runs
-            found = connection.execute(
-                sa.select(table).where(table.c.run_id.startswith(text, autoescape=True)).limit(3)
-            ).all()
-            exact = [row for row in found if row.run_id == text]
-            if len(exact or found) == 1:
-                return rows.run_from_row((exact or found)[0])
+            exact = connection.execute(sa.select(table).where(table.c.run_id == text)).one_or_none()
+            if exact is not None:
+                return rows.run_from_row(exact)
+            # Only ids are read, which lie close together in their index, and then the one run.
+            begins = sa.select(table.c.run_id).where(table.c.run_id.startswith(text, autoescape=True))
+            found = connection.execute(begins.limit(2)).scalars().all()
+            if len(found) == 1:
+                one = sa.select(table).where(table.c.run_id == found[0])
+                return rows.run_from_row(connection.execute(one).one())
             if found:
                 raise RunNotFoundError(f"more than one run begins with {text!r}; give more of its id")
             known = connection.execute(
@@ -180,12 +191,16 @@ class RunStore:
                 f"the store has no run {text!r}.{near_miss(text, known)} `batchrun runs` lists them"
             )
 
-    def list(self, *, limit: int = 100, state: RunState | None = None) -> list[RunRecord]:
-        """Runs, newest first."""
+    def list(self, *, limit: int | None = 100, states: Collection[RunState] = ()) -> list[RunRecord]:
+        """Runs, newest first; all or those that stand at one of *states*, at most *limit* of them."""
         table = schema.runs
         query = sa.select(table).order_by(table.c.created.desc()).limit(limit)
-        if state is not None:
-            query = query.where(table.c.state == state.value)
+        if states:
+            # What is narrow is found by an index, before anything wide is read and put in order.
+            these = sa.select(table.c.number).where(table.c.state.in_([state.value for state in states]))
+            query = query.where(
+                table.c.number.in_(these.order_by(table.c.created.desc()).limit(limit).scalar_subquery())
+            )
         with self._begin() as connection:
             return [rows.run_from_row(row) for row in connection.execute(query)]
 
@@ -214,6 +229,11 @@ class RunStore:
                 chunks_of.count(connection, schema.attempts, run_id),
                 chunks_of.worst_gap(connection, run_id),
             )
+
+    def failures(self, run_ids: Sequence[str]) -> Mapping[str, RunFailures]:
+        """What the chunks of those runs failed for; runs without a chunk that was given up are left out."""
+        with self._begin() as connection:
+            return failures_of.failures(connection, run_ids)
 
     def figures(self, run_id: str) -> Sequence[StageFigures]:
         """What each stage that was tried took, in the order of their first attempts."""

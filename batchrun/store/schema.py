@@ -50,7 +50,7 @@ runs = sa.Table(
     sa.Column("run_id", sa.String(120), nullable=False, unique=True),
     sa.Column("pipeline", sa.String(120), nullable=False),
     sa.Column("target", sa.String(400)),
-    sa.Column("state", sa.String(20), nullable=False, index=True),
+    sa.Column("state", sa.String(20), nullable=False),
     sa.Column("created", sa.Float, nullable=False, index=True),
     sa.Column("started", sa.Float),
     sa.Column("ended", sa.Float),
@@ -74,6 +74,8 @@ runs = sa.Table(
     sa.Column("chunks", sa.BigInteger, nullable=False, default=0, comment="planned so far"),
     sa.Column("combined", sa.Text, comment="path of the combined result"),
     sa.Column("error", sa.JSON, comment="the error that ended the run"),
+    sa.Index("runs_by_state", "state", "created"),
+    sa.Index("runs_by_pipeline", "pipeline", "created"),
 )
 
 attempts = sa.Table(

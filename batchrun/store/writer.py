@@ -63,11 +63,18 @@ class RunWriter:
         with self.transaction() as (connection, run):
             _update(connection, run, changes)
 
-    def reopen(self, **changes: Any) -> None:
-        """Begin a session: chunks without a result are no longer settled, and fields of the run change.
+    def reopen(
+        self, again: Sequence[int] | None = None, settled: SettledChunks | None = None, **changes: Any
+    ) -> None:
+        """Begin a session: chunks that run again are no longer settled, and fields of the run change.
 
         Their attempts and logs stay on record. What an earlier session left behind, its live state and
         requests that it did not see, is forgotten; of a run that begins for the first time they are kept.
+
+        Args:
+            again: The numbers of the chunks that run again; None for all without a result.
+            settled: Chunks that have their outcome from now on.
+            changes: Fields of the run, by the names of RunRecord.
         """
         chunks = schema.chunks
         solved = [outcome.value for outcome in Outcome if outcome.solved]
@@ -76,7 +83,14 @@ class RunWriter:
             if resumed:
                 requests.discard(connection, self.run_id)
             live.clear(connection, self.run_id)
-            connection.execute(chunks.delete().where(chunks.c.run == run, chunks.c.outcome.not_in(solved)))
+            these = chunks.delete().where(chunks.c.run == run)
+            if again is None:
+                connection.execute(these.where(chunks.c.outcome.not_in(solved)))
+            elif again:
+                one = these.where(chunks.c.chunk == sa.bindparam("number"))
+                connection.execute(one, [{"number": number} for number in again])
+            if settled is not None:
+                commit.upsert_chunks(connection, run, settled)
             _update(connection, run, changes)
             cluster = changes.get("cluster", "")
             tell(connection, EventKind.RUN_STARTED, run=run, resumed=resumed, cluster=cluster)

@@ -90,7 +90,7 @@ def test_runs_are_found_by_a_beginning_that_is_theirs_alone(url):
         with pytest.raises(RunNotFoundError):
             store.find("delays_20260101")
         assert [found.run_id for found in store.list()] == ["delays-20260102-bb", "delays-20260101-aa"]
-        assert store.list(state=RunState.FAILED) == []
+        assert store.list(states=[RunState.FAILED]) == []
 
 
 POINTS = (Incumbent(1.0, 100.0, float("-inf")), Incumbent(2.5, 80.0, 60.0))

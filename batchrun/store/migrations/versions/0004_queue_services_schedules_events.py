@@ -12,7 +12,10 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
-    """Add a column and five tables; what was recorded stays as it is."""
+    """Add a column, two indexes and five tables; what was recorded stays as it is."""
+    op.drop_index("ix_runs_state", "runs")
+    op.create_index("runs_by_state", "runs", ["state", "created"])
+    op.create_index("runs_by_pipeline", "runs", ["pipeline", "created"])
     op.add_column(
         "runs",
         sa.Column(

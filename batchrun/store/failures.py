@@ -1,0 +1,70 @@
+"""What the chunks of runs failed for, in a few words and quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from batchrun.outcome import Outcome
+from batchrun.store import schema
+from batchrun.store.attempts import SOLVED
+from batchrun.store.records import RunFailures
+
+__all__ = ["failures"]
+
+_GIVEN_UP = [outcome.value for outcome in Outcome if not outcome.solved and outcome is not Outcome.CANCELLED]
+
+
+def failures(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, RunFailures]:
+    """Chunks that were given up, and their commonest error, of those runs that have any.
+
+    The attempts that did not succeed are few and have an index of their own; what succeeded is not read.
+    """
+    attempts, runs = schema.attempts, schema.runs
+    numbers = sa.select(runs.c.number).where(runs.c.run_id.in_(list(run_ids)))
+    names = dict(
+        connection.execute(sa.select(runs.c.number, runs.c.run_id).where(runs.c.number.in_(numbers))).all()
+    )
+    last = _last_of_given_up(list(names)).subquery()
+    query = (
+        sa.select(
+            attempts.c.run,
+            sa.func.count().label("chunks"),
+            sa.func.min(attempts.c.error_type).label("kind"),
+            sa.func.min(attempts.c.error).label("message"),
+            sa.func.min(attempts.c.outcome).label("outcome"),
+        )
+        .join(last, last.c.id == attempts.c.id)
+        .group_by(attempts.c.run, attempts.c.signature)
+    )
+    kinds: dict[int, list[sa.Row[Any]]] = {}
+    for row in connection.execute(query):
+        kinds.setdefault(row.run, []).append(row)
+    return {names[run]: _summed(rows) for run, rows in kinds.items()}
+
+
+def _last_of_given_up(numbers: Sequence[int]) -> sa.Select[Any]:
+    """The last attempt without a result of each chunk that was given up."""
+    attempts, chunks = schema.attempts, schema.chunks
+    same = sa.and_(chunks.c.run == attempts.c.run, chunks.c.chunk == attempts.c.chunk)
+    return (
+        sa.select(sa.func.max(attempts.c.id).label("id"))
+        .join(chunks, same)
+        .where(
+            attempts.c.run.in_(list(numbers)),
+            attempts.c.outcome != schema.succeeded,
+            attempts.c.outcome.not_in(SOLVED),
+            chunks.c.outcome.in_(_GIVEN_UP),
+        )
+        .group_by(attempts.c.run, attempts.c.chunk)
+    )
+
+
+def _summed(rows: Sequence[sa.Row[Any]]) -> RunFailures:
+    """What the kinds of error of one run come to."""
+    most = max(rows, key=lambda row: row.chunks)
+    name = most.kind or most.outcome
+    error = f"{name}: {most.message}" if most.message else name
+    return RunFailures(sum(row.chunks for row in rows), error, most.chunks)
