@@ -22,6 +22,9 @@ The rules, in order:
    more than half a fair share of what is left, so that all workers end together (guided self-scheduling:
    C. Polychronopoulos, D. Kuck, 1987). Where one thread of many alone can run them, up to
    ``LONE_PACK_SECONDS`` by what they usually take: none of them could be sooner elsewhere.
+8. Of several runs the one with fewest slots has the next turn. Priority weighs them: each step of it makes a
+   slot count half. Those that have none are before all that have some, and take turns, so that nobody
+   starves (start-time fair queuing: P. Goyal, H. Vin, H. Cheng, 1996).
 
 A decision takes time that grows with the logarithm of the chunks that wait, and not with the number of
 workers; see ``slots``.
@@ -31,6 +34,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -51,6 +55,8 @@ PACK_MOST = 2_000
 """And never more of them than that."""
 AHEAD_TRUST = 8
 """Of so many chunks no more than one may have been long, for one task to wait behind another."""
+HIGHEST_PRIORITY = 10
+"""Priorities beyond it, and below its negative, count as it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Choice:
     """Whether it may have to wait there behind others."""
     then: Waiting | None = None
     """What the worker may read meanwhile, since it will be given that next if nothing comes between."""
+    stay: int = 0
+    """The stay of the worker in which the slot was taken."""
 
     @property
     def first(self) -> Waiting:
@@ -90,8 +98,14 @@ class Dispatcher:
     """Chunks that will wait for the first leg and were not added yet."""
     reads_ahead: bool = False
     """Whether a worker is told what it will be given next at the first leg."""
+    priority: int = 0
+    """Of runs that share workers, one has twice the slots of one whose priority is less by 1."""
+    most: int | None = None
+    """Slots that it may have at a time; None for as many as there are."""
     in_use: int = field(default=0, init=False)
     """Slots that are taken and not given back."""
+    started: float = field(default=-math.inf, init=False)
+    """The virtual time of its latest turn among runs that share workers."""
     work: list[float] = field(default_factory=list, init=False)
     """Seconds of work at each leg that has not begun, by the forecasts; empty where there are none."""
     _lanes: dict[Lane, Queue] = field(default_factory=dict, init=False)
@@ -110,14 +124,24 @@ class Dispatcher:
     """Of a leg with other memory than it asks for."""
     _paces: list[LegPace] = field(init=False)
     _waiting: int = field(default=0, init=False)
+    """Chunks that have no slot."""
 
     def __post_init__(self) -> None:
         self._paces = [LegPace() for _ in self.demands]
 
     @property
     def waiting(self) -> int:
-        """Chunks that wait."""
+        """Chunks that were not chosen yet."""
         return self._waiting
+
+    @property
+    def weight(self) -> float:
+        """Slots that it has for one of a run of priority 0."""
+        return 2.0 ** max(-HIGHEST_PRIORITY, min(HIGHEST_PRIORITY, self.priority))
+
+    def turn(self, time: float) -> tuple[float, float]:
+        """Where the run stands among those that share workers, the next one first, at a virtual time."""
+        return self.in_use / self.weight, max(time, self.started + 1 / self.weight)
 
     @property
     def threads(self) -> int:
@@ -159,6 +183,10 @@ class Dispatcher:
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
         self.slots.set_workers(workers)
+        self.count_workers()
+
+    def count_workers(self) -> None:
+        """Other workers are live than before."""
         self._able = [self.slots.able(demand) for demand in self.demands]
         self._capacity = [self.slots.capacity(demand) for demand in self.demands]
         self._threads = [self.slots.threads(demand) for demand in self.demands]
@@ -185,21 +213,26 @@ class Dispatcher:
             return 0
         return min(most, math.floor(self.look_ahead_seconds / max(seconds, 1e-6)))
 
-    def choose(self, most: int | None = None, *, ahead: bool = True) -> list[Choice]:
-        """Match waiting chunks with free slots, and take those slots.
+    def choose(self) -> list[Choice]:
+        """The tasks to start now, whose slots are taken."""
+        return self.match()
+
+    def match(self, most: int | None = None, *, ahead: bool = True) -> list[Choice]:
+        """Match waiting chunks with free slots, and take those slots, whatever other runs may want.
 
         Args:
             most: How many tasks to choose; None for as many as there are slots.
             ahead: Whether short ones may wait behind others.
         """
         choices: list[Choice] = []
+        room = min(self._room, math.inf if most is None else most)
         turns = [
             (place, first.rank, lane)
             for place, lane in self._order
             if (first := self._lanes[lane].first) is not None
         ]
         heapq.heapify(turns)
-        while turns and (most is None or len(choices) < most):
+        while turns and len(choices) < room:
             place, _, lane = turns[0]
             choice = self._choose_from(lane, ahead=ahead)
             if choice is not None:
@@ -217,18 +250,17 @@ class Dispatcher:
         The slot is on a worker that the chunk need not avoid, and that no chunk that waits could ever use.
         *soon* are the demands of those that will wait before long.
         """
-        wanted = [demand for demand, _, _ in self.queues()] + [
-            self.demands[leg] for leg in self.kept_for(item)
-        ]
-        if self.behind:
-            wanted.append(self.demands[0])
-        demand = self.demand(item.leg, item.memory)
-        worker = self.slots.best(demand, avoid=item.avoid, keep=[*wanted, *soon])
-        if worker is None or worker.name in item.avoid:
+        demand, later = self.demand(item.leg, item.memory), [self.demands[leg] for leg in self.kept_for(item)]
+        worker = self.slots.best(demand, avoid=item.avoid, keep=[*self.wanted(), *later, *soon])
+        if worker is None or worker.name in item.avoid or self._room < 1:
             return None
         self.slots.take(worker.address, demand, long=True)
         self.in_use += 1
-        return Choice((item,), worker)
+        return Choice((item,), worker, stay=self.slots.stay(worker.address))
+
+    def wanted(self) -> list[Demand]:
+        """The demands of chunks that have no slot, those included that were not added yet."""
+        return [demand for demand, _, _ in self.queues()] + ([self.demands[0]] if self.behind else [])
 
     def kept_for(self, item: Waiting) -> list[int]:
         """Later legs whose workers are closed to a chunk: there is more for them to do at that leg than all
@@ -261,7 +293,16 @@ class Dispatcher:
             self.demand(first.leg, first.memory),
             exclusive=first.alone,
             long=choice.long,
+            stay=choice.stay,
         )
+
+    def offer(self) -> None:
+        """Let other runs have slots that came free; a run with workers of its own has nobody to offer them
+        to."""
+
+    def leave(self) -> None:
+        """The run is over; it needs no slots any more, and gives back those that it has if others may want
+        them."""
 
     def overdue(self, choice: Choice) -> Choice:
         """The task of a choice takes longer than it should, so nothing more is to wait behind it.
@@ -270,7 +311,7 @@ class Dispatcher:
         """
         if choice.long:
             return choice
-        self.slots.prolong(choice.worker.address)
+        self.slots.prolong(choice.worker.address, stay=choice.stay)
         return replace(choice, long=True)
 
     def larger_memory(self, leg: int, memory: int) -> int | None:
@@ -334,7 +375,7 @@ class Dispatcher:
         if self.work and lane.leg < len(self.work):
             begun = sum(item.seconds or 0.0 for item in items)
             self.work[lane.leg] = max(0.0, self.work[lane.leg] - begun)
-        return Choice(items, worker, long, behind)
+        return Choice(items, worker, long, behind, stay=self.slots.stay(worker.address))
 
     def _with_next(self, choice: Choice) -> Choice:
         """A choice with what its worker is promised, if it is one to be promised something."""
@@ -368,8 +409,14 @@ class Dispatcher:
         """How many chunks may ride together: half a fair share of those that are left, and no more than one
         can *trust* to be short where there is no forecast."""
         left = len(self._lanes[lane]) + 1 + (self.behind if lane.leg == 0 else 0)
-        most = min(PACK_MOST, math.ceil(left / (2 * max(1, self._threads[lane.leg]))))
+        slots = min(self._threads[lane.leg], self.most or sys.maxsize)
+        most = min(PACK_MOST, math.ceil(left / (2 * max(1, slots))))
         return min(most, self._paces[lane.leg].trust) if trust else most
+
+    @property
+    def _room(self) -> float:
+        """How many more slots it may have."""
+        return math.inf if self.most is None else self.most - self.in_use
 
     def _sort_lanes(self) -> None:
         """The scarcest demand first, then the later leg, then those that need a worker for themselves; the
@@ -379,19 +426,24 @@ class Dispatcher:
 
 
 def share(dispatchers: Sequence[Dispatcher]) -> Iterator[tuple[int, Choice]]:
-    """Give each free slot to the run that has fewest of those that have a chunk for one.
+    """Give each free slot to the run whose turn it is of those that have a chunk for one.
 
     The dispatchers have their slots in common. Yields the number of the dispatcher with each choice. While
     several have chunks that wait, no chunk waits behind another on a worker: a run of many short ones would
     leave no slot free for the others.
     """
-    ahead = sum(dispatcher.waiting > 0 for dispatcher in dispatchers) < 2
-    turns = [(dispatcher.in_use, number) for number, dispatcher in enumerate(dispatchers)]
+    wanting = [number for number, dispatcher in enumerate(dispatchers) if dispatcher._waiting]
+    if len(wanting) == 1:
+        yield from ((wanting[0], choice) for choice in dispatchers[wanting[0]].match())
+        return
+    time = max([0.0, *(dispatcher.started for dispatcher in dispatchers)])
+    turns = [(dispatchers[number].turn(time), number) for number in wanting]
     heapq.heapify(turns)
     while turns:
-        _, number = turns[0]
-        for choice in dispatchers[number].choose(1, ahead=ahead):
-            heapq.heapreplace(turns, (dispatchers[number].in_use, number))
+        (_, start), number = turns[0]
+        for choice in dispatchers[number].match(1, ahead=False):
+            dispatchers[number].started = start
+            heapq.heapreplace(turns, (dispatchers[number].turn(start), number))
             yield number, choice
             break
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,12 @@ class Executor(Protocol):
         ...
 
     def wait(self, timeout: float | None) -> list[Signal]:
-        """Signals since the last call; waits for the first of them, at most *timeout* seconds."""
+        """Signals since the last call; waits for the first of them, at most *timeout* seconds, or until
+        somebody calls ``wake``."""
+        ...
+
+    def wake(self) -> None:
+        """Let ``wait`` return at once, or the next call of it if nobody waits now. Any thread may call it."""
         ...
 
     def release(self, keys: Sequence[str]) -> None:
@@ -181,6 +187,7 @@ class InlineExecutor:
         self._worker = Worker(address="inline", name="inline", threads=1, memory=memory, tags=tags)
         self._program = b""
         self._waiting: deque[Work] = deque()
+        self._woken = threading.Event()
 
     def shares(self, folder: str) -> bool:
         """It is the same process."""
@@ -200,17 +207,21 @@ class InlineExecutor:
 
     def wait(self, timeout: float | None) -> list[Signal]:
         """Run the oldest task, or sleep if there is none."""
-        import time
-
         from batchrun.worker.work import run_work
 
         if not self._waiting:
-            time.sleep(timeout or 0)
+            self._woken.wait(timeout or 0)
+        self._woken.clear()
+        if not self._waiting:
             return []
         task = self._waiting.popleft()
         told: list[TaskStatus] = []
         result = run_work(self._program, task, worker="inline", report=told.append, in_process=True)
         return [*(TaskReported(status) for status in told), TaskDone(task.key, result)]
+
+    def wake(self) -> None:
+        """End the sleep; a task that runs goes on."""
+        self._woken.set()
 
     def release(self, keys: Sequence[str]) -> None:
         """Nothing is held."""

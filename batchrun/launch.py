@@ -29,7 +29,7 @@ from batchrun.outcome import RunState
 from batchrun.plan import read_plan, rows_to_do
 from batchrun.recording import new_record, new_run_id
 from batchrun.report import RunReport
-from batchrun.runner import RunnerSettings
+from batchrun.runner import RunnerSettings, SharedSlots
 from batchrun.selection import Rerun, Selection, rerun
 from batchrun.session import Session, check_demands
 from batchrun.split import Split
@@ -57,6 +57,7 @@ def run_pipeline(
     combine: Callable[..., Any] | None = None,
     columns: Sequence[str] | None = None,
     max_quarantined: int | float | str | None = None,
+    max_slots: int | None = None,
     progress: bool = True,
     observers: Sequence[Observer] = (),
     settings: Settings | None = None,
@@ -76,6 +77,7 @@ def run_pipeline(
         columns: For a plain function: the input columns to read.
         max_quarantined: End the run early once more rows than this are quarantined: a number, or a share like
             ``"5%"`` or 0.05. By default what ``cluster.yaml`` says.
+        max_slots: Run no more than so many tasks at a time; None for as many as the workers have slots.
         progress: Whether to show a live display, in a notebook or terminal.
         observers: Called with each event of the run.
         settings: Store and run settings, in place of those that go with *cluster*.
@@ -99,6 +101,8 @@ def run_pipeline(
     named = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     pipe = as_pipeline(named, split=split, combine=combine, columns=columns)
     allowance = read_allowance(max_quarantined)
+    if max_slots is not None and max_slots < 1:
+        raise UsageError(f"max_slots={max_slots} leaves the run no slot; give 1 or more, or leave it out")
     bound = pipe.bind(params or {})
     settings = settings or settings_of(cluster)
     run_id = new_run_id(pipe.name)
@@ -125,6 +129,7 @@ def run_pipeline(
             watching,
             allowance,
             supply=supply,
+            max_slots=max_slots,
         )
         with end_told(store, settings.hooks, session.run_id), driving(session.run_id):
             session.drive()
@@ -272,6 +277,9 @@ def make_session(
     supply: Supply,
     again: Rerun | None = None,
     survives: tuple[type[BaseException], ...] = (),
+    shared: SharedSlots | None = None,
+    priority: int = 0,
+    max_slots: int | None = None,
 ) -> Session:
     """The session of a run that is recorded and whose input is planned."""
     run: RunSettings = settings.run
@@ -308,6 +316,9 @@ def make_session(
         estimates=estimates,
         memory_from=reasons,
         survives=survives,
+        shared=shared,
+        priority=priority,
+        max_slots=max_slots,
     )
 
 

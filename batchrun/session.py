@@ -33,7 +33,7 @@ from batchrun.forecast import Forecast, forecast
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
 from batchrun.resources import Demand, Worker, describe_workers, format_bytes
-from batchrun.runner import Runner, RunnerSettings
+from batchrun.runner import Runner, RunnerSettings, SharedSlots
 from batchrun.selection import Rerun
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
@@ -80,6 +80,12 @@ class Session:
     """Where the memory of those stages is from, by name, as text."""
     survives: tuple[type[BaseException], ...] = ()
     """Errors after which another session will go on, so that the run has not ended."""
+    shared: SharedSlots | None = None
+    """Slots that runs of this process have in common; None for workers that are the run's own."""
+    priority: int = 0
+    """Of runs that share slots, one has twice as many as one whose priority is less by 1."""
+    max_slots: int | None = None
+    """Slots that the run may have at a time; None for as many as there are."""
     _runner: Runner | None = field(default=None, init=False)
     _leaving: bool = field(default=False, init=False)
 
@@ -159,7 +165,7 @@ class Session:
             self.source,
             self.pipeline.split,
             self.folder,
-            slots=slots[0],
+            slots=min(slots[0], self.max_slots or slots[0]),
             memory=stages[0].demand.memory or _memory_of_a_thread(stages[0].demand, workers),
             settled=settled.chunks,
             whole=self.rerun is None or self.rerun.whole,
@@ -184,6 +190,9 @@ class Session:
             tries={} if self.rerun is None else self.store.tries(self.run_id),
             supply=self.supply,
             memory_for=self._memory_for(workers),
+            shared=self.shared,
+            priority=self.priority,
+            max_slots=self.max_slots,
         )
 
     def _forecaster(self) -> Forecaster:

@@ -7,6 +7,7 @@ use, not at workers: such states are few, however many workers there are and how
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
@@ -145,6 +146,8 @@ class Slots:
         self._use: dict[str, _Use] = {}
         self._kinds: dict[tuple[Tags, int], _Kind] = {}
         self._kind: dict[str, _Kind] = {}
+        self._stay: dict[str, int] = {}
+        self._stays = itertools.count(1)
 
     @property
     def any_free(self) -> bool:
@@ -159,6 +162,16 @@ class Slots:
     def __len__(self) -> int:
         """How many workers there are."""
         return len(self._workers)
+
+    @property
+    def workers(self) -> Collection[Worker]:
+        """The live workers."""
+        return self._workers.values()
+
+    def stay(self, address: str) -> int:
+        """The number of a worker's stay, from its coming to its going; 0 if it is not there. One that comes
+        back under its old address begins another."""
+        return self._stay.get(address, 0)
 
     def set_workers(self, workers: Iterable[Worker]) -> None:
         """These are the live workers; what those that stay have in use is kept."""
@@ -243,16 +256,27 @@ class Slots:
         self._move(address, old.changed(demand, +1, exclusive=exclusive, long=long))
         return old.threads >= self._workers[address].threads
 
-    def give_back(self, address: str, demand: Demand, *, exclusive: bool = False, long: bool = False) -> None:
-        """The task no longer holds its slot; a worker that is gone has none to take back."""
-        old = self._use.get(address)
+    def give_back(
+        self,
+        address: str,
+        demand: Demand,
+        *,
+        exclusive: bool = False,
+        long: bool = False,
+        stay: int | None = None,
+    ) -> None:
+        """The task no longer holds its slot; a worker that is gone has none to take back.
+
+        *stay* is that in which the slot was taken; None for the present one.
+        """
+        old = self._in_use(address, stay)
         if old is not None:
             still = old.exclusive and not exclusive
             self._move(address, old.changed(demand, -1, exclusive=still, long=long))
 
-    def prolong(self, address: str) -> None:
+    def prolong(self, address: str, *, stay: int | None = None) -> None:
         """Nothing more may wait behind a task of a worker."""
-        old = self._use.get(address)
+        old = self._in_use(address, stay)
         if old is not None:
             self._move(address, old._replace(long=old.long + 1))
 
@@ -289,11 +313,16 @@ class Slots:
             return bool(avoid), memory, address
         return None
 
+    def _in_use(self, address: str, stay: int | None) -> _Use | None:
+        """What a worker has in use; None if it is gone, or has come back since that stay."""
+        return self._use.get(address) if stay in (None, self.stay(address)) else None
+
     def _join(self, worker: Worker) -> None:
         address = worker.address
         kind = self._kinds.setdefault(_kind_of(worker), _Kind(worker))
         insort(kind.memories, worker.memory)
         self._workers[address], self._kind[address], self._use[address] = worker, kind, _Use()
+        self._stay[address] = next(self._stays)
         kind.put(worker, _Use())
 
     def _leave(self, worker: Worker) -> None:
@@ -301,7 +330,7 @@ class Slots:
         kind = self._kind.pop(address)
         del kind.memories[bisect_left(kind.memories, worker.memory)]
         kind.remove(worker, self._use.pop(address))
-        del self._workers[address]
+        del self._workers[address], self._stay[address]
         if not kind.memories:
             del self._kinds[_kind_of(worker)]
 

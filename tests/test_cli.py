@@ -790,6 +790,12 @@ def test_a_run_ends_early_once_too_many_rows_are_quarantined(submit):
 
 
 @pytest.mark.usefixtures("project")
+def test_a_run_may_have_few_slots_but_not_none(submit):
+    assert submit("work:picky_pipeline", "--max-slots", "1", "--json").code == 3
+    assert submit("work:picky_pipeline", "--max-slots", "0", "--json").code == 2
+
+
+@pytest.mark.usefixtures("project")
 def test_resume_goes_on_in_another_process(project, batchrun, submit):
     submit("work:picky_pipeline", "--json")
     (project / "work.py").write_text(MODULE.replace("if 7 in", "if 700 in"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.dispatch import Dispatcher, share
+from batchrun.dispatch import Choice, Dispatcher, share
 from batchrun.resources import Demand, Worker
 from batchrun.slots import Slots
 from batchrun.waiting import Waiting
@@ -231,7 +231,7 @@ def test_nothing_more_waits_behind_a_short_task_that_turns_out_to_be_long():
     measured(d, 0.05)
     for chunk in range(3):
         d.add(Waiting(chunk, 0, 1, apart=True))
-    first, second = d.choose(2)
+    first, second = d.match(2)
     assert not first.long
 
     first = d.overdue(first)
@@ -591,3 +591,196 @@ def test_runs_that_share_workers_get_equal_numbers_of_slots_while_they_want_them
     given = Counter(number for number, _ in share([many, few]))
 
     assert given == {0: 5, 1: 3}
+
+
+def runs_that_share(workers: list[Worker], *runs: dict) -> list[Dispatcher]:
+    slots = Slots()
+    made = [Dispatcher([Demand()], slots=slots, **run) for run in runs]
+    for d in made:
+        d.set_workers(workers)
+    return made
+
+
+def let_wait(d: Dispatcher, chunks: int, **more) -> None:
+    for chunk in range(chunks):
+        d.add(Waiting(chunk, 0, 1, **more))
+
+
+def shared_out(runs: list[Dispatcher]) -> list[tuple[int, Choice]]:
+    return list(share(runs))
+
+
+def turns_on_one_slot(runs: list[Dispatcher], number: int) -> Counter:
+    """How often each run has the only slot, which is given back each time."""
+    turns = Counter()
+    for _ in range(number):
+        ((run, choice),) = shared_out(runs)
+        turns[run] += 1
+        runs[run].give_back(choice)
+    return turns
+
+
+class TestRunsThatShareWorkers:
+    def test_three_long_solves_have_the_next_free_slots_beside_a_hundred_thousand_short_chunks(self):
+        short, solves = runs = runs_that_share([standard(number) for number in range(8)], {}, {})
+        short.measured(0, 0.05, cost=1)
+        let_wait(short, 100_000)
+        busy = [choice for _, choice in shared_out(runs)]
+        assert any(choice.ahead for choice in busy)  # it had the workers to itself
+        let_wait(solves, 3, seconds=3_600.0)
+
+        given = []
+        for choice in busy:
+            short.give_back(choice)
+            given += shared_out(runs)
+
+        assert [number for number, _ in given][:3] == [1, 1, 1]
+        assert not any(choice.ahead for number, choice in given[:3])
+        assert solves.waiting == 0
+        assert short.in_use >= 1
+
+    def test_a_hundred_thousand_short_chunks_have_what_three_long_solves_leave_them(self):
+        solves, short = runs = runs_that_share([standard(number) for number in range(4)], {}, {})
+        let_wait(solves, 3, seconds=3_600.0)
+        assert [number for number, _ in shared_out(runs)] == [0, 0, 0]
+        short.measured(0, 1.0, cost=1)
+        let_wait(short, 100_000)
+
+        for _ in range(50):
+            ((number, choice),) = shared_out(runs)
+            assert number == 1
+            short.give_back(choice)
+
+        assert (solves.in_use, short.in_use) == (3, 0)
+
+    def test_neither_starves_where_there_is_one_slot_for_both(self):
+        runs = runs_that_share([standard(0)], {}, {})
+        for d in runs:
+            let_wait(d, 50)
+
+        assert turns_on_one_slot(runs, 20) == {0: 10, 1: 10}
+
+    def test_priority_counts_where_there_is_one_slot_for_both(self):
+        runs = runs_that_share([standard(0)], {"priority": 0}, {"priority": 2})
+        for d in runs:
+            let_wait(d, 100)
+
+        assert turns_on_one_slot(runs, 50) == {0: 10, 1: 40}
+
+    def test_a_run_that_comes_later_has_not_all_the_turns_that_it_missed(self):
+        runs = runs_that_share([standard(0)], {}, {}, {})
+        for d in runs[:2]:
+            let_wait(d, 100)
+        turns_on_one_slot(runs, 60)
+        let_wait(runs[2], 100)
+
+        assert turns_on_one_slot(runs, 30) == {0: 10, 1: 10, 2: 10}
+
+    def test_a_priority_that_is_higher_by_two_has_four_slots_for_one(self):
+        plain, urgent = runs = runs_that_share([standard(0, threads=50)], {"priority": 0}, {"priority": 2})
+        for d in runs:
+            let_wait(d, 200)
+
+        shared_out(runs)
+
+        assert (plain.in_use, urgent.in_use) == (10, 40)
+
+    def test_a_run_of_the_least_priority_still_has_a_slot(self):
+        last, first = runs = runs_that_share([standard(0, threads=3)], {"priority": -99}, {"priority": 99})
+        for d in runs:
+            let_wait(d, 200)
+
+        shared_out(runs)
+
+        assert (last.in_use, first.in_use) == (1, 2)
+
+    def test_what_a_run_may_not_have_is_for_the_others(self):
+        capped, other = runs = runs_that_share([standard(0, threads=8)], {"most": 2, "priority": 5}, {})
+        for d in runs:
+            let_wait(d, 20)
+
+        shared_out(runs)
+
+        assert (capped.in_use, other.in_use) == (2, 6)
+
+    def test_nobody_queues_behind_a_busy_thread_while_two_runs_wait(self):
+        runs = runs_that_share([standard(0)], {}, {})
+        for d in runs:
+            d.measured(0, 0.05, cost=1)
+            let_wait(d, 100)
+
+        assert [choice.ahead for _, choice in shared_out(runs)] == [False]
+
+
+def test_a_run_has_no_more_slots_than_it_may_also_if_it_is_alone():
+    d = dispatcher(standard(0, threads=8))
+    d.most = 3
+    let_wait(d, 20)
+
+    choices = d.choose()
+    assert len(choices) == 3
+    assert d.choose() == []
+    assert d.choose_idle(Waiting(99, 0, 1)) is None
+    d.give_back(choices[0])
+    assert len(d.choose()) == 1
+
+
+def test_chunks_that_ride_together_are_shared_out_over_the_slots_that_the_run_may_have():
+    d = dispatcher(*[standard(number) for number in range(8)])
+    d.look_ahead_seconds, d.most = 0.0, 1
+    d.measured(0, 0.001, cost=1)
+    let_wait(d, 16)
+
+    assert packed(d) == [list(range(8))]
+
+
+@given(
+    threads=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    runs=st.lists(
+        st.tuples(st.integers(-12, 12), st.none() | st.integers(1, 4), st.integers(0, 12), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
+    ended=st.lists(st.integers(0, 99), max_size=25),
+)
+def test_slots_are_shared_so_that_none_is_idle_no_cap_is_passed_and_nobody_starves(threads, runs, ended):
+    workers = [standard(number, threads=count) for number, count in enumerate(threads)]
+    members = runs_that_share(workers, *[{"priority": p, "most": most} for p, most, _, _ in runs])
+    for d, (_, _, chunks, short) in zip(members, runs, strict=True):
+        if short:
+            d.measured(0, 0.06, cost=1)
+        let_wait(d, chunks, apart=True)
+    running: list[tuple[int, Choice]] = []
+    total, several = sum(threads), sum(d.waiting > 0 for d in members) > 1
+
+    def may_have(d: Dispatcher) -> bool:
+        return bool(d.waiting) and (d.most is None or d.in_use < d.most)
+
+    for turn in [None, *ended]:
+        if turn is not None and running:
+            number, choice = running.pop(turn % len(running))
+            members[number].give_back(choice)
+            several = sum(d.waiting > 0 for d in members) > 1
+        before = [(d.in_use, d.waiting) for d in members]
+        given = list(share(members))
+        running += given
+        for number, d in enumerate(members):
+            mine = sum(one == number for one, _ in given)
+            assert d.in_use == before[number][0] + mine
+            assert d.waiting == before[number][1] - mine
+            assert d.most is None or d.in_use <= d.most
+        assert not (several and any(choice.ahead for _, choice in given))
+        if any(map(may_have, members)):
+            assert sum(d.in_use for d in members) >= total
+        if several and given:
+            have, wait = ([one[n] for one in before] for n in (0, 1))
+            for number, _ in given:  # each was the one with the least of those that could take one
+                for other, d in enumerate(members):
+                    if wait[other] and (d.most is None or have[other] < d.most):
+                        assert weighed(have[number], members[number]) <= weighed(have[other], d)
+                have[number] += 1
+                wait[number] -= 1
+
+
+def weighed(in_use: int, d: Dispatcher) -> float:
+    return in_use / 2 ** max(-10, min(10, d.priority))

@@ -223,6 +223,31 @@ def test_runs_beside_each_other_have_the_same_slots_while_they_want_more():
     assert found.elapsed["1"] < found.elapsed["2"] < found.elapsed["4"]
 
 
+def test_a_run_of_a_priority_higher_by_two_has_four_fifths_of_the_slots_while_both_want_them():
+    rng = np.random.default_rng(6)
+    plain, urgent = (
+        work("lognormal", 2_000, rng, slots=40, name=name, mean=10.0, priority=priority)
+        for name, priority in (("plain", 0), ("urgent", 2))
+    )
+
+    found = simulated(fleet("alike", 40), plain, urgent)
+
+    plain_run, urgent_run = found.runs
+    expected = urgent.seconds.sum() / (0.8 * 40)
+    assert urgent_run.ended == pytest.approx(expected, rel=0.1)
+    assert plain_run.ended == pytest.approx((plain.seconds.sum() + urgent.seconds.sum()) / 40, rel=0.1)
+
+
+def test_more_runs_than_slots_all_come_to_an_end_at_about_the_same_time():
+    rng = np.random.default_rng(7)
+    runs = [work("lognormal", 200, rng, slots=2, name=f"{n}", mean=10.0) for n in range(6)]
+
+    found = simulated(fleet("alike", 2), *runs)
+
+    ends = [run.ended / one.seconds.sum() for run, one in zip(found.runs, runs, strict=True)]
+    assert max(ends) < 1.5 * min(ends)
+
+
 class Watched(Simulation):
     """Remembers of which run each task was, in the order in which they were submitted."""
 

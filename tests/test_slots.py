@@ -118,3 +118,23 @@ def test_workers_that_stay_keep_what_they_have_in_use_and_others_come_and_go_who
 
     assert slots.totals() == anew.totals()
     assert slots.states == anew.states
+
+
+def test_a_slot_of_an_earlier_stay_of_a_worker_is_not_given_back_to_it_when_it_has_come_back():
+    slots, worker, demand = Slots(), Worker("w", "w", 1, 8), Demand()
+    slots.set_workers([worker])
+    before = slots.stay("w")
+    slots.take("w", demand)
+    slots.set_workers([])
+    slots.set_workers([worker])
+    slots.take("w", demand)
+
+    slots.prolong("w", stay=before)
+    slots.give_back("w", demand, stay=before)
+    assert not slots.any_free
+    slots.give_back("w", demand, stay=slots.stay("w"))
+
+    assert slots.best(demand, depth=1) == worker
+    slots.take("w", demand)
+    assert slots.best(demand) is None
+    assert slots.best(demand, depth=1) == worker  # nothing on it is held to be long

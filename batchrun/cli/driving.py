@@ -135,6 +135,7 @@ def submit(
             settings=settings,
             progress=not quiet,
             observers=[watch],
+            max_slots=max_slots,
             **allowance,
         )
     finish(report, html, excel, as_json)

@@ -23,13 +23,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from distributed import Client, Future, get_worker
+from distributed import Client, Future
 
 from batchrun.cluster.connection import Connection, list_workers, worker_facts
+from batchrun.cluster.entry import Entry
 from batchrun.cluster.stopping import ask_back, ask_to_stop, end_tasks
 from batchrun.errors import ClusterError
 from batchrun.executor import (
@@ -43,7 +44,7 @@ from batchrun.executor import (
 )
 from batchrun.resources import Worker, format_bytes
 from batchrun.status import TaskStatus
-from batchrun.worker.work import Work, WorkResult, run_work
+from batchrun.worker.work import WorkResult
 
 if TYPE_CHECKING:
     from batchrun.data.source import Source
@@ -54,29 +55,14 @@ _log = logging.getLogger(__name__)
 
 _Told = TaskReported | TaskShortened | WorkersChanged
 """Signals that come ready made."""
+_Item = str | _Told | None
+"""What comes in: the key of a task that ended, a signal, or None to wake who waits."""
 _SCATTER_ABOVE = 2**18
 """Tasks of more bytes go to their worker beside the graph."""
 _SMALL_PROGRAM = 2**15
 """A program of up to so many bytes goes along with each task, which saves a way before the first one."""
 _TICK = 0.5
 """Seconds between looks at the connection while waiting."""
-
-
-class _Entry:
-    """The program of a run, callable on a worker; what runs tells how it is doing under *topic*."""
-
-    def __init__(self, program: bytes, topic: str) -> None:
-        self._program = program
-        self._topic = topic
-
-    def __call__(self, task: bytes) -> WorkResult:
-        loaded: Work = pickle.loads(task)  # noqa: S301  it comes from the runner, as all code here does
-        worker = get_worker()
-
-        def report(status: TaskStatus) -> None:
-            worker.log_event(self._topic, {"status": asdict(status)})
-
-        return run_work(self._program, loaded, worker=str(worker.name), report=report)
 
 
 @dataclass
@@ -118,7 +104,7 @@ class DaskExecutor:
         self._change = 0
         self._seen: tuple[int, Sequence[Worker]] | None = None
         self._advertised: dict[str, frozenset[str]] = {}
-        self._inbox: queue.SimpleQueue[str | _Told] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._topic = f"batchrun-status-{self._client.id}"
         self._connected = True
         self._subscribe()
@@ -149,7 +135,7 @@ class DaskExecutor:
 
     def prepare(self, program: bytes) -> None:
         """Let a small program go along with each task; make a large one a task that they depend upon."""
-        self._program = pickle.dumps(_Entry(program, self._topic))
+        self._program = pickle.dumps(Entry(program, self._topic))
         if len(self._program) <= _SMALL_PROGRAM:
             return
         key = f"batchrun-program-{uuid.uuid4().hex}"
@@ -162,6 +148,7 @@ class DaskExecutor:
         if not placements:
             return
         if any(placement.worker not in self._advertised for placement in placements):
+            self._seen = None  # another run that shares the workers may have heard of it first
             self.workers()
         self._batches += 1
         blobs = {placement.task.key: pickle.dumps(placement.task) for placement in placements}
@@ -181,7 +168,7 @@ class DaskExecutor:
             self._client.cancel(late)
 
     def wait(self, timeout: float | None) -> list[Signal]:
-        """Signals since the last call.
+        """Signals since the last call; none if nothing came in time, or if somebody woke it.
 
         Raises ClusterError if the scheduler is lost.
         """
@@ -195,9 +182,14 @@ class DaskExecutor:
                 if deadline is not None and time.monotonic() >= deadline:
                     return []
                 continue
-            signals = self._read([first, *self._drain()])
-            if signals:
+            items = [first, *self._drain()]
+            signals = self._read(items)
+            if signals or None in items:
                 return signals
+
+    def wake(self) -> None:
+        """Put something into the inbox that is no signal."""
+        self._inbox.put(None)
 
     def release(self, keys: Sequence[str]) -> None:
         """Let the cluster forget results that are durable."""
@@ -384,14 +376,14 @@ class DaskExecutor:
 
     # Reading
 
-    def _drain(self) -> Iterable[str | _Told]:
+    def _drain(self) -> Iterable[_Item]:
         while True:
             try:
                 yield self._inbox.get_nowait()
             except queue.Empty:
                 return
 
-    def _read(self, items: Iterable[str | _Told]) -> list[Signal]:
+    def _read(self, items: Iterable[_Item]) -> list[Signal]:
         """Turn what came in into signals, one for each task that is waited for."""
         changed, keys = False, []
         signals: list[Signal] = []
@@ -400,7 +392,7 @@ class DaskExecutor:
                 changed = True
             elif isinstance(item, TaskReported | TaskShortened):
                 signals.append(item)
-            else:
+            elif item is not None:
                 keys.append(item)
         with self._lock:
             held = {key: self._held[key] for key in keys if key in self._held}

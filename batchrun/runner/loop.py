@@ -35,6 +35,7 @@ from batchrun.runner.aftermath import Aftermath
 from batchrun.runner.arriving import Arriving
 from batchrun.runner.combining import Combining
 from batchrun.runner.placing import Placing
+from batchrun.runner.sharing import SharedDispatcher, SharedSlots
 from batchrun.runner.snapshot import snapshot
 from batchrun.runner.speculating import Speculating
 from batchrun.runner.state import RunnerSettings, RunnerState
@@ -85,6 +86,12 @@ class Runner:
     """How often each chunk was tried at each stage in earlier sessions of the run."""
     memory_for: Callable[[int, int], int] = _as_asked
     """Bytes that a chunk of so many rows needs at a leg; 0 for what the leg asks for."""
+    shared: SharedSlots | None = None
+    """Slots that runs of this process have in common; None for workers that are the run's own."""
+    priority: int = 0
+    """Of runs that share slots, one has twice as many as one whose priority is less by 1."""
+    max_slots: int | None = None
+    """Slots that the run may have at a time; None for as many as there are."""
     clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
 
@@ -95,7 +102,7 @@ class Runner:
         combines = self.pipeline.associative and self.executor.shares_files
         if combines:
             demands.append(Demand())
-        self._dispatcher = Dispatcher(demands, self.settings.look_ahead, isolated)
+        self._dispatcher = self._new_dispatcher(demands, isolated)
         self._dispatcher.reads_ahead = self.executor.shares_files and not self.source.is_mapped
         self._narrator = Narrator(self.run_id, self.observers, self.clock, self.settings.slots_every)
         self._state = RunnerState(
@@ -166,22 +173,15 @@ class Runner:
 
     def run(self) -> None:
         """Run until every chunk is settled, or until there is a reason to stop."""
-        self._dispatcher.set_workers(self.executor.workers())
-        self._dispatcher.expect(self.plan.work)
-        for chunk, parts in self.plan.cuts().items():
-            self._narrator.cut(chunk, parts, [self.plan.size(part) for part in parts])
-        self._narrator.planned(self.plan)
-        if self.recalled:
-            self._narrator.recalled(self.recalled)
-            if self._combining is not None:
-                self._combining.settled(self.recalled)
         try:
+            self._begin()
             while not self._finished():
                 if not self._outage.on:
                     self._dispatch()
                 self._narrator.slots(self._dispatcher)
                 for signal in self.executor.wait(self._patience()):
                     self._take(signal)
+                self._dispatcher.offer()
                 self._stopping.enforce()
                 self._aftermath.wake()
                 self._check_workers()
@@ -191,7 +191,10 @@ class Runner:
                         self._keep_books()
             insist(self._flush, self.settings.store_timeout)  # to end what hangs may take long
         finally:
-            self.executor.cancel(self._state.running.keys)
+            try:
+                self.executor.cancel(self._state.running.keys)
+            finally:
+                self._dispatcher.leave()
             self._flush()
 
     def _keep_books(self) -> None:
@@ -204,6 +207,32 @@ class Runner:
         self.recorder.beat()
 
     # Planning and dispatching
+
+    def _new_dispatcher(self, demands: Sequence[Demand], isolated: frozenset[int]) -> Dispatcher:
+        ahead, priority, most = self.settings.look_ahead, self.priority, self.max_slots
+        if self.shared is None:
+            return Dispatcher(demands, ahead, isolated, priority=priority, most=most)
+        return SharedDispatcher(
+            demands,
+            ahead,
+            isolated,
+            priority=priority,
+            most=most,
+            shared=self.shared,
+            wake=self.executor.wake,
+        )
+
+    def _begin(self) -> None:
+        """Tell of what is known before anything runs."""
+        self._dispatcher.set_workers(self.executor.workers())
+        self._dispatcher.expect(self.plan.work)
+        for chunk, parts in self.plan.cuts().items():
+            self._narrator.cut(chunk, parts, [self.plan.size(part) for part in parts])
+        self._narrator.planned(self.plan)
+        if self.recalled:
+            self._narrator.recalled(self.recalled)
+            if self._combining is not None:
+                self._combining.settled(self.recalled)
 
     def _finished(self) -> bool:
         if self._left or self._state.broken is not None:

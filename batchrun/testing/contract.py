@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -274,6 +275,22 @@ class ExecutorContract:
         began = time.monotonic()
         assert all(isinstance(signal_, WorkersChanged) for signal_ in executor.wait(0.2))
         assert time.monotonic() - began < 5
+
+    def test_another_thread_ends_the_wait(self, executor: Executor) -> None:
+        """At once, whether it comes before or during it; nothing else is lost by it."""
+        executor.wait(0.2)
+        executor.wake()
+        began = time.monotonic()
+        executor.wait(30)
+        waker = threading.Timer(0.2, executor.wake)
+        waker.start()
+        executor.wait(30)
+        waker.join()
+        assert time.monotonic() - began < 10
+        task = task_for(_rows("woken", "ok"))
+        run_in_slots(executor, [task])
+        executor.wake()
+        assert isinstance(collect(executor, [task.key])[task.key], TaskDone)
 
     def test_released_keys_may_be_released_again(self, executor: Executor) -> None:
         """And unknown ones too."""

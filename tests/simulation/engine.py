@@ -54,7 +54,16 @@ class Simulation:
         self.slots = Slots()
         self.runs = [
             SimulatedRun(
-                work, Dispatcher(work.demands, isolated=work.isolated, slots=self.slots), self.chance, fleet
+                work,
+                Dispatcher(
+                    work.demands,
+                    isolated=work.isolated,
+                    slots=self.slots,
+                    priority=work.priority,
+                    most=work.most,
+                ),
+                self.chance,
+                fleet,
             )
             for work in works
         ]

@@ -156,6 +156,10 @@ class Work:
     isolated: frozenset[int] = frozenset()
     """Legs whose chunks never ride together nor wait on a worker."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    priority: int = 0
+    """Of runs beside each other, one has twice the slots of one whose priority is less by 1."""
+    most: int | None = None
+    """Slots that it may have at a time; None for as many as there are."""
 
 
 DURATIONS = ("lognormal", "pareto", "two_huge", "short")
