@@ -27,8 +27,9 @@ BUSY = ErrorRecord("OSError", "the licence server is busy\ncall again")
 
 
 @pytest.fixture
-def url(tmp_path) -> str:
-    return f"sqlite:///{tmp_path.as_posix()}/store.db"
+def url(store_url: str) -> str:
+    """A store of each kind that there is."""
+    return store_url
 
 
 def record(run_id: str = "delays-1", state: RunState = RunState.QUEUED) -> RunRecord:

@@ -337,8 +337,8 @@ def test_a_hook_that_fails_does_not_keep_the_other_from_being_told(start):
 
 
 @pytest.fixture
-def store(here: Path) -> Iterator[RunStore]:
-    with RunStore("sqlite:///.batchrun/store.db") as store:
+def store(here: Path, store_url: str) -> Iterator[RunStore]:
+    with RunStore(store_url) as store:
         yield store
 
 
@@ -386,15 +386,14 @@ class TestQueuedRuns:
         first, second = (json.loads(body)["event"] for body in receiver.bodies)
         assert first == second
 
-    def test_are_told_by_one_of_many_who_look_at_the_same_time(self, start, store, here):
+    def test_are_told_by_one_of_many_who_look_at_the_same_time(self, start, store):
         receiver = start()
         queued_and_ended(store)
         ready = threading.Barrier(6)
 
         def look() -> None:
-            with RunStore("sqlite:///.batchrun/store.db") as mine:
-                ready.wait(30)
-                run_pending_hooks(mine, webhook(receiver.url))
+            ready.wait(30)
+            run_pending_hooks(store, webhook(receiver.url))
 
         threads = [threading.Thread(target=look) for _ in range(6)]
         for thread in threads:

@@ -16,8 +16,6 @@ from batchrun.store.records import RunRecord
 from batchrun.store.runs import RunStore
 from batchrun.store.writer import RunWriter
 
-pytest.importorskip("tests.postgres", reason="this checkout has no PostgreSQL for tests")
-
 WAITERS = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
 
