@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -32,13 +31,8 @@ START = 1_800_000_000.0
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path.as_posix()}/store.db"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[RunStore]:
-    with RunStore(url) as store:
+def store(store_url: str) -> Iterator[RunStore]:
+    with RunStore(store_url) as store:
         yield store
 
 
@@ -269,12 +263,32 @@ class TestNow:
         assert len(runs(store)) == 1
 
 
+def test_each_change_of_a_schedule_is_told_once(store):
+    added(store)
+    fire(store, START + MINUTE)
+    fire(store, START + MINUTE)
+    fire(store, START + 2 * MINUTE)
+    for _ in range(2):
+        store.schedules.pause("often")
+    for _ in range(2):
+        store.schedules.resume("often", START)
+    store.schedules.remove("often")
+
+    [run] = runs(store)
+    told = [event for event in store.events.read() if event.kind.startswith("schedule_")]
+    names = ("added", "fired", "skipped", "paused", "resumed", "removed")
+    assert [event.kind for event in told] == [f"schedule_{name}" for name in names]
+    assert {event.data["schedule"] for event in told} == {"often"}
+    assert (told[1].run_id, told[1].data["due"]) == (run.run_id, START + MINUTE)
+    assert run.run_id in told[2].data["reason"]
+
+
 class TestService:
     """The loop of a service, without a cluster."""
 
     @pytest.fixture
-    def service(self, url: str) -> Service:
-        return Service(load_settings(None, {"store": url}))
+    def service(self, store_url: str) -> Service:
+        return Service(load_settings(None, {"store": store_url}))
 
     def test_it_queues_the_runs_of_schedules_that_are_due_by_the_clock_of_the_store(self, store, service):
         added(store, created=0.0, next_fire=MINUTE)
@@ -311,11 +325,11 @@ def _fire_until_killed(url: str, started) -> None:
             started.set()
 
 
-def test_services_that_race_make_one_run_of_each_firing(store, url):
+def test_services_that_race_make_one_run_of_each_firing(store, store_url):
     added(store, overlap=Overlap.ALLOW)
     processes, context = 8, multiprocessing.get_context("spawn")
     together = context.Barrier(processes)
-    racing = [context.Process(target=_fire_often, args=(url, 12, together)) for _ in range(processes)]
+    racing = [context.Process(target=_fire_often, args=(store_url, 12, together)) for _ in range(processes)]
 
     for process in racing:
         process.start()
@@ -328,14 +342,14 @@ def test_services_that_race_make_one_run_of_each_firing(store, url):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill so")
-def test_a_service_that_is_killed_has_fired_fully_or_not_at_all(store, url):
+def test_a_service_that_is_killed_has_fired_fully_or_not_at_all(store, store_url):
     added(store, overlap=Overlap.ALLOW)
     context = multiprocessing.get_context("spawn")
     chance = random.Random(4)
 
     for _ in range(6):
         started = context.Event()
-        process = context.Process(target=_fire_until_killed, args=(url, started))
+        process = context.Process(target=_fire_until_killed, args=(store_url, started))
         process.start()
         assert started.wait(60)
         time.sleep(chance.uniform(0, 0.05))  # anywhere in a transaction

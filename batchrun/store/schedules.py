@@ -83,6 +83,8 @@ class Schedules:
         """Keep a schedule from firing; its runs go on. Returns the schedule as it is now."""
         with self._database.write() as connection:
             schedule = _get(connection, name, hold=True)
+            if schedule.paused:
+                return schedule
             changes: dict[str, Any] = {"paused": True, "next_fire": None}
             _change(connection, schedule, **changes)
             tell(connection, EventKind.SCHEDULE_PAUSED, schedule=name)
@@ -127,8 +129,13 @@ class Schedules:
         with self._database.write() as connection:
             if not _change(connection, schedule, **moved):
                 return False
-            due = None if decision.at is None else float(decision.at)
-            tell(connection, EventKind.SCHEDULE_FIRED, schedule=schedule.name, due=due)
+            tell(
+                connection,
+                EventKind.SCHEDULE_FIRED,
+                run=record.run_id,
+                schedule=schedule.name,
+                due=decision.at,
+            )
             insert_queued(connection, record, entry)
         return True
 
@@ -146,7 +153,7 @@ class Schedules:
         with self._database.write() as connection:
             if not _change(connection, schedule, last_run=record.run_id):
                 return False
-            tell(connection, EventKind.SCHEDULE_FIRED, schedule=schedule.name, due=None)
+            tell(connection, EventKind.SCHEDULE_FIRED, run=record.run_id, schedule=schedule.name)
             insert_queued(connection, record, entry)
         return True
 
