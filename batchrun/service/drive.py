@@ -25,6 +25,7 @@ from batchrun.plan import read_plan, rows_to_do
 from batchrun.queueing import plan_input
 from batchrun.recording import input_record
 from batchrun.report import RunReport
+from batchrun.runner import SharedSlots
 from batchrun.selection import Selection, rerun
 from batchrun.service.importing import import_elsewhere
 from batchrun.session import Session, check_demands, describe_stages
@@ -53,14 +54,16 @@ class Drive(threading.Thread):
         run: The run as it stood in the queue.
         writer: What may write it.
         settings: The service's.
+        slots: Those of the cluster, which all runs of the service share.
     """
 
-    def __init__(self, run: QueuedRun, writer: RunWriter, settings: Settings) -> None:
+    def __init__(self, run: QueuedRun, writer: RunWriter, settings: Settings, slots: SharedSlots) -> None:
         super().__init__(name=f"batchrun-{run.run_id}", daemon=True)
         self.run_id = run.run_id
         """The run."""
         self._writer = writer
         self._settings = settings
+        self._slots = slots
         self._entry = run.entry
         self._session: Session | None = None
         self._leaving = threading.Event()
@@ -129,6 +132,9 @@ class Drive(threading.Thread):
                 supply=supply,
                 again=again,
                 survives=(ClusterError, StoreError),
+                shared=self._slots,
+                priority=self._entry.priority,
+                max_slots=self._entry.max_slots,
             )
             if self._leaving.is_set():
                 return False

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from batchrun.admission import admit
 from batchrun.cluster.connection import Connection
@@ -16,6 +16,7 @@ from batchrun.config import Settings
 from batchrun.errors import BatchrunError, ClusterError, StoreError
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.recording import unplanned_record
+from batchrun.runner import SharedSlots
 from batchrun.service.drive import Drive
 from batchrun.service.heart import Heart
 from batchrun.service.messenger import Messenger
@@ -46,6 +47,8 @@ class _Cluster:
 
     settings: Settings
     connection: Connection | None = None
+    slots: SharedSlots = field(default_factory=SharedSlots)
+    """Those of its workers, for all runs that are driven on it."""
     failures: int = 0
     again_at: float = 0.0
 
@@ -69,7 +72,7 @@ class _Cluster:
             self.again_at = time.monotonic() + wait
             logger.warning("no cluster: %s; next try in %.0f s", error, wait)
             return False
-        self.failures = 0
+        self.failures, self.slots = 0, SharedSlots()
         logger.info("%s", self.connection.description)
         return True
 
@@ -197,7 +200,7 @@ class Service:
         if writer is None:
             return
         logger.info("run %s is taken", run.run_id)
-        drive = self._drives[run.run_id] = Drive(run, writer, self.settings)
+        drive = self._drives[run.run_id] = Drive(run, writer, self.settings, self._cluster.slots)
         drive.start()
 
     def _give_up(self, run_id: str, reason: str) -> None:
