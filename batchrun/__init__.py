@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from batchrun.context import ChunkContext
     from batchrun.definition import Pipeline, Stage, pipeline
     from batchrun.errors import BatchrunError
-    from batchrun.handle import RunHandle, submit_pipeline
-    from batchrun.launch import open_report, resume_run, run_pipeline
+    from batchrun.handle import RunHandle
+    from batchrun.launch import open_report, resume_run, run_pipeline, submit_pipeline
     from batchrun.loading import load_pipeline
     from batchrun.outcome import Outcome, RunState
+    from batchrun.queueing import QueueOptions
     from batchrun.report import RunReport
     from batchrun.requeue import requeue_run
     from batchrun.retry import RetryPolicy
@@ -33,6 +34,7 @@ __all__ = [
     "ChunkContext",
     "Outcome",
     "Pipeline",
+    "QueueOptions",
     "RetryPolicy",
     "RunHandle",
     "RunReport",
@@ -55,6 +57,7 @@ _HOMES = {
     "ChunkContext": "batchrun.context",
     "Outcome": "batchrun.outcome",
     "Pipeline": "batchrun.definition",
+    "QueueOptions": "batchrun.queueing",
     "RetryPolicy": "batchrun.retry",
     "RunHandle": "batchrun.handle",
     "RunReport": "batchrun.report",
@@ -69,7 +72,7 @@ _HOMES = {
     "requeue_run": "batchrun.requeue",
     "resume_run": "batchrun.launch",
     "run_pipeline": "batchrun.launch",
-    "submit_pipeline": "batchrun.handle",
+    "submit_pipeline": "batchrun.launch",
 }
 
 

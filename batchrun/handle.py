@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from batchrun.definition import Pipeline, Stage
+from batchrun.displays import display
 from batchrun.errors import UsageError
 from batchrun.events import Event, Observer
-from batchrun.launch import display, run_pipeline, settings_of
+from batchrun.opener import settings_of
 from batchrun.outcome import RunState
 from batchrun.plan import read_plan
 from batchrun.report import RunReport
@@ -20,54 +20,20 @@ from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.turns import is_under_way
 from batchrun.watching import watch_run
 
-__all__ = ["RunHandle", "submit_pipeline"]
+__all__ = ["BackgroundDrive", "RunHandle"]
 
 POLL_EVERY = 0.25
 """Seconds between two looks at a run that another process drives."""
 
 
-def submit_pipeline(
-    pipeline: Pipeline | Stage | Callable[..., Any] | str,
-    data: Any,
-    *,
-    observers: Sequence[Observer] = (),
-    **options: Any,
-) -> RunHandle:
-    """Run a pipeline over a table in the background, and return as soon as the run has begun.
-
-    The run is driven by a thread of this process and ends with it; ``resume_run`` goes on then. Ctrl-C does
-    not reach it: ``handle.cancel()`` stops it, as does ``batchrun cancel`` from anywhere.
-
-    Args:
-        pipeline, data: As in run_pipeline.
-        observers: Called with each event of the run, in its thread.
-        options: All other keyword arguments of run_pipeline.
-
-    Raises what run_pipeline raises before anything runs.
-
-    >>> import pandas as pd
-    >>> from batchrun import by_rows
-    >>> def double(chunk):
-    ...     return chunk * 2
-    >>> handle = submit_pipeline(double, pd.DataFrame({"x": range(4)}), split=by_rows(2), cluster="inline",
-    ...                          progress=False)
-    >>> handle.wait().results()["x"].tolist()
-    [0, 2, 4, 6]
-    """
-    options["settings"] = options.get("settings") or settings_of(options.get("cluster"))
-    drive = _Drive(lambda watch: run_pipeline(pipeline, data, observers=[watch, *observers], **options))
-    return RunHandle(drive.begin(), options["settings"].store_url, drive)
-
-
 class RunHandle:
-    """A run that goes on elsewhere, in a thread of this process, in another one, or in the
-    queue; it shows itself in a
-    notebook as the report's card does.
+    """A run that goes on elsewhere, in a thread of this process, in another one, or in the queue; it shows
+    itself in a notebook as the report's card does.
 
     Made by submit_pipeline, or by ``RunHandle.attach``.
     """
 
-    def __init__(self, run_id: str, store_url: str, drive: _Drive | None = None) -> None:
+    def __init__(self, run_id: str, store_url: str, drive: BackgroundDrive | None = None) -> None:
         self.run_id = run_id
         """The run's id."""
         self._store_url = store_url
@@ -219,8 +185,8 @@ class RunHandle:
             raise UsageError(f"chunk {chunk} has ended ({outcome}); there is nothing left to cancel")
 
 
-class _Drive:
-    """The thread that drives a run."""
+class BackgroundDrive:
+    """The thread of this process that drives a run."""
 
     def __init__(self, run: Callable[[Observer], RunReport]) -> None:
         self._run = run
@@ -235,6 +201,7 @@ class _Drive:
 
     @property
     def over(self) -> bool:
+        """Whether it has ended."""
         return not self._thread.is_alive()
 
     def begin(self) -> str:

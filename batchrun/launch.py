@@ -5,52 +5,66 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, overload
 
-from batchrun.allowance import read_allowance, rows_allowed
-from batchrun.config import RunSettings, Settings, load_settings, settings_for_address
+from batchrun.allowance import read_allowance
+from batchrun.config import Settings
 from batchrun.data import files
 from batchrun.data.opening import open_input
 from batchrun.data.shared_memory import MemoryFolder, folder_of
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline, Stage, as_pipeline
+from batchrun.displays import displays
 from batchrun.errors import PipelineError, RunNotFoundError, UsageError
-from batchrun.estimate import fit_memory
 from batchrun.events import Observer
 from batchrun.executor import Executor
+from batchrun.handle import BackgroundDrive, RunHandle
 from batchrun.hooks import end_told
 from batchrun.loading import load_pipeline
-from batchrun.opener import Opener
+from batchrun.opener import Opener, settings_of
 from batchrun.outcome import RunState
 from batchrun.plan import read_plan, rows_to_do
+from batchrun.queueing import QueueOptions, queue_run
 from batchrun.recording import new_record, new_run_id
 from batchrun.report import RunReport
-from batchrun.runner import RunnerSettings, SharedSlots
-from batchrun.selection import Rerun, Selection, rerun
-from batchrun.session import Session, check_demands
+from batchrun.selection import Selection, rerun
+from batchrun.session import check_demands
 from batchrun.split import Split
+from batchrun.staging import make_session
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driving, is_driven
-from batchrun.store.recorder import FlushPolicy
 from batchrun.store.runs import RunRecord, RunStore
-from batchrun.store.writer import RunWriter
+from batchrun.store.turns import live_services
 from batchrun.worker.program import pickle_program
 
-__all__ = ["display", "displays", "make_session", "open_report", "resume_run", "run_pipeline", "settings_of"]
+__all__ = ["open_report", "resume_run", "run_pipeline", "submit_pipeline"]
 
 logger = logging.getLogger("batchrun")
 
 EVERYTHING = Selection()
 
 
+Runnable = Pipeline | Stage | Callable[..., Any] | str
+"""What can be run."""
+
+
+@overload
 def run_pipeline(
-    pipeline: Pipeline | Stage | Callable[..., Any] | str,
+    pipeline: Runnable, data: Any, *, wait: Literal[True] = True, **options: Any
+) -> RunReport: ...
+
+
+@overload
+def run_pipeline(pipeline: Runnable, data: Any, *, wait: Literal[False], **options: Any) -> RunHandle: ...
+
+
+def run_pipeline(  # type: ignore[misc]  # the options are those below
+    pipeline: Runnable,
     data: Any,
     *,
+    wait: bool = True,
     params: Mapping[str, Any] | None = None,
     cluster: Any = None,
     split: Split | None = None,
@@ -61,7 +75,7 @@ def run_pipeline(
     progress: bool = True,
     observers: Sequence[Observer] = (),
     settings: Settings | None = None,
-) -> RunReport:
+) -> RunReport | RunHandle:
     """Run a pipeline over a table and wait for its report.
 
     Args:
@@ -81,6 +95,7 @@ def run_pipeline(
         progress: Whether to show a live display, in a notebook or terminal.
         observers: Called with each event of the run.
         settings: Store and run settings, in place of those that go with *cluster*.
+        wait: False gives a handle at once, as submit_pipeline does.
 
     Returns:
         The report; its ``state`` says whether all rows were solved. A failing chunk is not an exception.
@@ -98,8 +113,22 @@ def run_pipeline(
     >>> report.results()["x"].tolist()
     [0, 2, 4, 6]
     """
-    named = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
-    pipe = as_pipeline(named, split=split, combine=combine, columns=columns)
+    if not wait:
+        return submit_pipeline(
+            pipeline,
+            data,
+            params=params,
+            cluster=cluster,
+            split=split,
+            combine=combine,
+            columns=columns,
+            max_quarantined=max_quarantined,
+            max_slots=max_slots,
+            progress=progress,
+            observers=observers,
+            settings=settings,
+        )
+    pipe = _as_pipeline(pipeline, split=split, combine=combine, columns=columns)
     allowance = read_allowance(max_quarantined)
     if max_slots is not None and max_slots < 1:
         raise UsageError(f"max_slots={max_slots} leaves the run no slot; give 1 or more, or leave it out")
@@ -136,6 +165,72 @@ def run_pipeline(
     return RunReport(settings.store_url, run_id)
 
 
+def submit_pipeline(
+    pipeline: Runnable,
+    data: Any = None,
+    *,
+    observers: Sequence[Observer] = (),
+    queue: bool | QueueOptions | None = None,
+    **options: Any,
+) -> RunHandle:
+    """Run a pipeline over a table in the background, and return as soon as it is queued, or has begun here.
+
+    With a service up (``batchrun up``) on the store that goes with *cluster*, the run is queued, a frame is
+    written to the artifact root first, and this process is not needed any more. Without one, or on a cluster
+    that only this process has, the run is driven by a thread of this process and ends with it;
+    ``resume_run`` goes on then. Ctrl-C does not reach it: ``handle.cancel()`` stops it, as does
+    ``batchrun cancel`` from anywhere.
+
+    Args:
+        pipeline, data: As in run_pipeline; no data with ``QueueOptions(input_from=...)``.
+        observers: Called with each event of the run, in its thread; a run that has some is driven here.
+        queue: How it stands in the queue; True for a plain place there, whether a service is up or not, False
+            for a thread of this process. None decides as told above.
+        options: All other keyword arguments of run_pipeline.
+
+    Raises what run_pipeline raises before anything runs.
+
+    >>> import pandas as pd
+    >>> from batchrun import by_rows
+    >>> def double(chunk):
+    ...     return chunk * 2
+    >>> handle = submit_pipeline(double, pd.DataFrame({"x": range(4)}), split=by_rows(2), cluster="inline",
+    ...                          progress=False)
+    >>> handle.wait().results()["x"].tolist()
+    [0, 2, 4, 6]
+    """
+    cluster = options.get("cluster")
+    settings = options["settings"] = options.get("settings") or settings_of(cluster)
+    if queue or (queue is None and not observers and _has_service(cluster, settings)):
+        place = queue if isinstance(queue, QueueOptions) else QueueOptions(max_slots=options.get("max_slots"))
+        names = ("split", "combine", "columns")
+        run_id = queue_run(
+            _as_pipeline(pipeline, **{name: options.get(name) for name in names}),
+            data,
+            settings=settings,
+            params=options.get("params"),
+            max_quarantined=options.get("max_quarantined"),
+            options=place,
+        )
+        return RunHandle(run_id, settings.store_url)
+    drive = BackgroundDrive(
+        lambda watch: run_pipeline(pipeline, data, observers=[watch, *observers], **options)
+    )
+    return RunHandle(drive.begin(), settings.store_url, drive)
+
+
+def _has_service(cluster: Any, settings: Settings) -> bool:
+    """Whether a service is up that may run in place of this process."""
+    if cluster == "inline" or not (cluster is None or isinstance(cluster, (str, os.PathLike, Settings))):
+        return False
+    with RunStore(settings.store_url) as store:
+        return bool(live_services(store))
+
+
+def _as_pipeline(pipeline: Runnable, **given: Any) -> Pipeline:
+    return as_pipeline(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, **given)
+
+
 def resume_run(
     run_id: str = "last",
     *,
@@ -162,7 +257,7 @@ def resume_run(
     settings = settings or settings_of(cluster)
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         record = store.find(run_id)
-        check_abandoned(record)
+        check_abandoned(store, record)
         if record.state is RunState.SUCCEEDED and only.everything:
             return RunReport(settings.store_url, record.run_id)
         pipe = _pipeline_of(record, pipeline)
@@ -210,25 +305,6 @@ def open_report(run_id: str = "last", *, cluster: Any = None) -> RunReport:
     return RunReport(settings_of(cluster).store_url, run_id)
 
 
-def settings_of(cluster: Any) -> Settings:
-    """The settings that go with what the user gave as cluster."""
-    if isinstance(cluster, Settings):
-        return cluster
-    if isinstance(cluster, str) and re.match(r"[a-z]+://", cluster):
-        return settings_for_address(cluster)
-    if isinstance(cluster, (str, Path)) and cluster != "inline":
-        return load_settings(cluster)
-    known = (
-        cluster is None or cluster == "inline" or hasattr(cluster, "submit") or hasattr(cluster, "scheduler")
-    )
-    if not known:
-        raise UsageError(
-            f"cluster={cluster!r} is no cluster; give a cluster.yaml, an address like tcp://host:8786, "
-            'a Dask client, or "inline"'
-        )
-    return load_settings()
-
-
 def _prepare(
     run_id: str, pipeline: Pipeline, data: Any, folder: RunFolder, opener: Opener
 ) -> tuple[Source, Supply, Executor]:
@@ -261,97 +337,6 @@ def _check_reachable(folder: str) -> None:
         files.check_writable(folder)
 
 
-def make_session(
-    run_id: str,
-    pipeline: Pipeline,
-    params: Mapping[str, Any],
-    source: Source,
-    folder: RunFolder,
-    store: RunStore,
-    writer: RunWriter,
-    executor: Executor,
-    settings: Settings,
-    observers: Sequence[Observer],
-    max_quarantined: int | float | None = None,
-    *,
-    supply: Supply,
-    again: Rerun | None = None,
-    survives: tuple[type[BaseException], ...] = (),
-    shared: SharedSlots | None = None,
-    priority: int = 0,
-    max_slots: int | None = None,
-) -> Session:
-    """The session of a run that is recorded and whose input is planned."""
-    run: RunSettings = settings.run
-    pipeline, estimates, reasons = fit_memory(
-        pipeline, lambda stage: store.peaks(pipeline.name, stage), executor.workers()
-    )
-    check_demands(pipeline, executor.workers())
-    allowance = max_quarantined if max_quarantined is not None else run.max_quarantined
-    return Session(
-        run_id=run_id,
-        pipeline=pipeline,
-        bound=pipeline.bind(params),
-        source=source,
-        folder=folder,
-        store=store,
-        writer=writer,
-        executor=executor,
-        flush=FlushPolicy(run.flush_every, run.flush_bytes),
-        settings=RunnerSettings(
-            small_result=run.small_result,
-            stop_after_alike=run.stop_after_alike,
-            look_ahead=run.look_ahead,
-            store_timeout=run.store_timeout,
-            workers_timeout=run.workers_timeout,
-            stop_grace=run.stop_grace,
-            solution_grace=run.solution_grace,
-            chunks_per_child=run.chunks_per_child,
-            speculate=run.speculate,
-            max_quarantined=rows_allowed(allowance, source.rows),
-        ),
-        observers=observers,
-        supply=supply,
-        rerun=again,
-        estimates=estimates,
-        memory_from=reasons,
-        survives=survives,
-        shared=shared,
-        priority=priority,
-        max_slots=max_slots,
-    )
-
-
-@contextlib.contextmanager
-def displays(progress: bool, executor: Executor) -> Iterator[Sequence[Observer]]:
-    """The observers that show the run: the live page always, terminal or notebook if wanted."""
-    from batchrun.dashboard.publisher import Publisher
-
-    with contextlib.ExitStack() as stack:
-        shown: list[Observer] = []
-        if executor.dashboard:
-            publisher = Publisher(executor.publish)
-            stack.callback(publisher.close)
-            shown.append(publisher)
-        yield [*shown, *stack.enter_context(display(progress))]
-
-
-@contextlib.contextmanager
-def display(progress: bool) -> Iterator[Sequence[Observer]]:
-    """The observer that shows a run in this notebook or terminal, if *progress* is wanted."""
-    from batchrun.console import ConsoleProgress
-    from batchrun.notebook import NotebookProgress, in_notebook
-
-    if not progress:
-        yield []
-    elif in_notebook():
-        with NotebookProgress() as notebook:
-            yield [notebook]
-    else:
-        with ConsoleProgress() as console:
-            yield [console]
-
-
 def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:
     """The pipeline of a recorded run."""
     if given is None:
@@ -376,8 +361,13 @@ def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:
     return given
 
 
-def check_abandoned(record: RunRecord) -> None:
-    """Refuse to drive a run that another process drives at this moment."""
+def check_abandoned(store: RunStore, record: RunRecord) -> None:
+    """Refuse to drive a run that another process drives at this moment, or that is for a service to drive."""
+    if not record.state.ended and store.queue.entry(record.run_id) is not None:
+        raise UsageError(
+            f"run {record.run_id} is in the queue, where a service finds it (`batchrun up` starts one); look "
+            f"at it with `batchrun watch {record.run_id}`, or cancel it first"
+        )
     if is_driven(record):
         raise UsageError(
             f"run {record.run_id} is driven by another process ({record.driver}) at this moment; wait for "

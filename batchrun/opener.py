@@ -1,20 +1,21 @@
-"""Opens the executor of a run when it is first needed."""
+"""What a run is driven on: its settings, and its executor, which is opened when it is first needed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from batchrun.config import Settings
+from batchrun.config import Settings, load_settings, settings_for_address
 from batchrun.data.shared_memory import MemoryFolder, offer_memory
 from batchrun.definition import Pipeline
 from batchrun.errors import UsageError
 from batchrun.executor import Executor, InlineExecutor
 
-__all__ = ["Opener"]
+__all__ = ["Opener", "settings_of"]
 
 logger = logging.getLogger("batchrun")
 
@@ -95,3 +96,22 @@ class Opener:
         for warning in connection.warnings:
             logger.warning("%s", warning)
         return DaskExecutor(connection, shared_folder=self._settings.artifact_root)
+
+
+def settings_of(cluster: Any) -> Settings:
+    """The settings that go with what the user gave as cluster."""
+    if isinstance(cluster, Settings):
+        return cluster
+    if isinstance(cluster, str) and re.match(r"[a-z]+://", cluster):
+        return settings_for_address(cluster)
+    if isinstance(cluster, (str, Path)) and cluster != "inline":
+        return load_settings(cluster)
+    known = (
+        cluster is None or cluster == "inline" or hasattr(cluster, "submit") or hasattr(cluster, "scheduler")
+    )
+    if not known:
+        raise UsageError(
+            f"cluster={cluster!r} is no cluster; give a cluster.yaml, an address like tcp://host:8786, "
+            'a Dask client, or "inline"'
+        )
+    return load_settings()

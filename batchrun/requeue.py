@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from batchrun.launch import check_abandoned, resume_run, settings_of
+from batchrun.launch import check_abandoned, resume_run
+from batchrun.opener import settings_of
 from batchrun.outcome import FAILED_STATES, RunState
 from batchrun.plan import read_plan
 from batchrun.report import RunReport
@@ -72,7 +73,7 @@ def _put_back(text: str, only: Selection, settings: Settings) -> str | None:
         done = record.state is RunState.SUCCEEDED and only.everything
         if done or store.queue.entry(record.run_id) is None or not live_services(store):
             return None
-        check_abandoned(record)
+        check_abandoned(store, record)
         again = rerun(record.run_id, only, read_plan(record.files), store.settled(record.run_id)).chunks
         chunks = None if again is None else again.tolist()
         return record.run_id if store.queue.requeue(record.run_id, only=chunks) else None

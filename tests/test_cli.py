@@ -23,7 +23,8 @@ from batchrun.cli import main
 from batchrun.cli.cancelling import cancel_run
 from batchrun.config import load_settings
 from batchrun.errors import UsageError
-from batchrun.handle import RunHandle, submit_pipeline
+from batchrun.handle import RunHandle
+from batchrun.launch import submit_pipeline
 from batchrun.outcome import Attempt, Outcome, RunState
 from batchrun.store.driver import driver_name, driving
 from batchrun.store.live import LiveState, RunningChunk

@@ -17,8 +17,8 @@ from batchrun.context import ChunkContext
 from batchrun.definition import Pipeline, Stage
 from batchrun.errors import ParameterError, RunNotFoundError, UsageError
 from batchrun.events import ChunksSettled, Event, RunEnded, RunStarted
-from batchrun.handle import RunHandle, submit_pipeline
-from batchrun.launch import resume_run, run_pipeline
+from batchrun.handle import RunHandle
+from batchrun.launch import resume_run, run_pipeline, submit_pipeline
 from batchrun.outcome import Outcome, RunState
 from batchrun.retry import RetryPolicy
 from batchrun.store.queue import QueueEntry

@@ -15,8 +15,7 @@ from batchrun import Pipeline, RetryPolicy, Stage, by_group, by_rows
 from batchrun.config import Settings, load_settings
 from batchrun.doctor import diagnose
 from batchrun.errors import StoreError
-from batchrun.handle import submit_pipeline
-from batchrun.launch import open_report, resume_run, run_pipeline
+from batchrun.launch import open_report, resume_run, run_pipeline, submit_pipeline
 from batchrun.outcome import RunState
 from batchrun.store.runs import RunStore
 from tests.postgres import PostgresServer

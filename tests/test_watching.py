@@ -37,7 +37,7 @@ from batchrun.events import (
     SlotsChanged,
     SlotUse,
 )
-from batchrun.handle import submit_pipeline
+from batchrun.launch import submit_pipeline
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome, RunState, SolvedAttempts
 from batchrun.progress import Progress
 from batchrun.store.database import Database

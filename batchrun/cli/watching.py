@@ -24,7 +24,7 @@ def watch_to_the_end(
 
     Ctrl-C leaves the run alone, and says how to come back.
     """
-    from batchrun.launch import display
+    from batchrun.displays import display
     from batchrun.report import RunReport
     from batchrun.watching import Watched, watch_run
 

@@ -16,9 +16,9 @@ from batchrun.data.load import write_batches
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline
+from batchrun.displays import displays
 from batchrun.errors import BatchrunError, ClusterError, LeaseLostError, StoreError
 from batchrun.events import ChunksSettled, Event
-from batchrun.launch import displays, make_session
 from batchrun.opener import Opener
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import read_plan, rows_to_do
@@ -29,6 +29,7 @@ from batchrun.runner import SharedSlots
 from batchrun.selection import Selection, rerun
 from batchrun.service.importing import import_elsewhere
 from batchrun.session import Session, check_demands, describe_stages
+from batchrun.staging import make_session
 from batchrun.store.driver import driving
 from batchrun.store.outage import insist
 from batchrun.store.queue import QueuedRun
