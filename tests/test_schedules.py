@@ -314,7 +314,7 @@ class TestService:
 def _fire_often(url: str, times: int, together) -> None:
     with RunStore(url) as store:
         for number in range(1, times + 1):
-            together.wait(60)
+            together.wait(150)
             fire(store, START + number * MINUTE)
 
 
@@ -334,7 +334,7 @@ def test_services_that_race_make_one_run_of_each_firing(store, store_url):
     for process in racing:
         process.start()
     for process in racing:
-        process.join(120)
+        process.join(200)
 
     assert [process.exitcode for process in racing] == [0] * processes
     assert [run.created for run in runs(store)] == [START + number * MINUTE for number in range(1, 13)]
@@ -351,7 +351,7 @@ def test_a_service_that_is_killed_has_fired_fully_or_not_at_all(store, store_url
         started = context.Event()
         process = context.Process(target=_fire_until_killed, args=(store_url, started))
         process.start()
-        assert started.wait(60)
+        assert started.wait(150)
         time.sleep(chance.uniform(0, 0.05))  # anywhere in a transaction
         os.kill(process.pid, signal.SIGKILL)
         process.join(60)
