@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFile
 
 from batchrun.data import files, opened
 from batchrun.data import load as loading
-from batchrun.data.load import load, preload, write_table
+from batchrun.data.load import load, load_frame, preload, write_table
 from batchrun.data.opening import open_source
 from batchrun.data.table import Inline, Part, Slice, Stored, decode, encode, to_frame, to_table
 from batchrun.errors import InputError, ResultError, StoreError
@@ -147,17 +147,17 @@ def test_a_slice_that_was_read_ahead_is_not_read_again(tmp_path: Path, decodes: 
     source = planned(tmp_path / "f.parquet")
 
     for number in range(3):
-        preload(source.slice(100 * number, 100 * number + 100))
-    preload(source.slice(200, 300))
+        preload(source.slice(100 * number, 100 * number + 100), "arrow")
+    preload(source.slice(200, 300), "arrow")
     assert decodes == [0, 1, 2]
 
-    assert load(source.slice(200, 300))["x"].to_pylist() == list(range(200, 300))
-    assert load(source.slice(100, 200))["x"].to_pylist() == list(range(100, 200))
+    assert load_frame(source.slice(200, 300), "arrow")["x"].to_pylist() == list(range(200, 300))
+    assert load_frame(source.slice(100, 200), "arrow")["x"].to_pylist() == list(range(100, 200))
     assert decodes == [0, 1, 2]
-    assert load(source.slice(0, 100)).num_rows == 100
-    assert decodes == [0, 1, 2, 0], "two tables are kept, no more"
-    assert load(source.slice(200, 300)).num_rows == 100
-    assert decodes == [0, 1, 2, 0, 2], "a table is given once"
+    assert load_frame(source.slice(0, 100), "arrow").num_rows == 100
+    assert decodes == [0, 1, 2, 0], "two frames are kept, no more"
+    assert load_frame(source.slice(200, 300), "arrow").num_rows == 100
+    assert decodes == [0, 1, 2, 0, 2], "a frame is given once"
 
 
 def test_a_load_waits_for_a_slice_that_is_being_read_ahead(
@@ -174,12 +174,12 @@ def test_a_load_waits_for_a_slice_that_is_being_read_ahead(
         return read(*arguments)
 
     monkeypatch.setattr(loading, "_read_parquet", slowly)
-    ahead = threading.Thread(target=preload, args=(ref,))
+    ahead = threading.Thread(target=preload, args=(ref, "arrow"))
     ahead.start()
     assert begun.wait(30)
     threading.Timer(0.05, go_on.set).start()
 
-    assert load(ref)["x"].to_pylist() == list(range(10))
+    assert load_frame(ref, "arrow")["x"].to_pylist() == list(range(10))
     ahead.join()
     assert decodes == [0]
 
@@ -187,10 +187,10 @@ def test_a_load_waits_for_a_slice_that_is_being_read_ahead(
 def test_what_goes_wrong_while_reading_ahead_is_told_by_the_load(tmp_path: Path) -> None:
     gone = Slice("parquet", (Part(str(tmp_path / "gone"), 0, 1, 0, 1),), None, 0, 1)
 
-    preload(gone)
+    preload(gone, "arrow")
 
     with pytest.raises(InputError, match="gone cannot be read"):
-        load(gone)
+        load_frame(gone, "arrow")
 
 
 def test_large_slices_and_mapped_files_are_not_read_ahead(
@@ -199,12 +199,12 @@ def test_large_slices_and_mapped_files_are_not_read_ahead(
     pq.write_table(pa.table({"x": np.arange(1000)}), tmp_path / "f.parquet")
     monkeypatch.setattr(loading, "_LARGEST_AHEAD", 4000)
 
-    preload(planned(tmp_path / "f.parquet").slice(0, 1000))
+    preload(planned(tmp_path / "f.parquet").slice(0, 1000), "arrow")
 
     assert not decodes
     with pa.ipc.new_file(tmp_path / "f.arrow", pa.schema([("x", pa.int64())])) as writer:
         writer.write_table(pa.table({"x": np.arange(10)}))
-    preload(planned(tmp_path / "f.arrow").slice(0, 10))
+    preload(planned(tmp_path / "f.arrow").slice(0, 10), "arrow")
     assert not loading._ahead
 
 

@@ -1,4 +1,4 @@
-"""From a reference to a table: what a worker does first with a chunk."""
+"""From a reference to a table or a frame: what a worker does first with a chunk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchrun.data.files import is_local, write_atomically
 from batchrun.data.opened import open_arrow, open_parquet
@@ -20,24 +20,27 @@ from batchrun.data.table import (
     batches_of,
     decode,
     rows_without_columns,
+    to_frame,
     with_labels,
 )
-from batchrun.errors import InputError, StoreError
+from batchrun.errors import InputError, ResultError, StoreError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchrun.data.filtering import Filter
+    from batchrun.signature import FrameKind
 
-__all__ = ["load", "preload", "write_batches", "write_table"]
+__all__ = ["load", "load_frame", "preload", "write_batches", "write_table"]
 
 
 _MOST_AHEAD = 2
-"""Tables that are kept ready."""
+"""Frames that are kept ready."""
 _LARGEST_AHEAD = 256 * 2**20
-"""Bytes of the largest table that is read ahead."""
+"""Bytes of the largest frame that is read ahead."""
 
-_ahead: OrderedDict[Slice, Future[pa.Table | None]] = OrderedDict()
+_ahead: OrderedDict[tuple[Slice, FrameKind], Future[Any]] = OrderedDict()
+"""Frames that are kept ready or are being read; None in place of one that could not be read."""
 _ahead_lock = threading.Lock()
 
 
@@ -54,39 +57,61 @@ def load(ref: TableRef) -> pa.Table:
         return decode(ref.data)
     if isinstance(ref, Stored):
         return read_stored(ref.path)
+    return _load_slice(ref)
+
+
+def load_frame(ref: TableRef, kind: FrameKind) -> Any:
+    """The table that a reference names as the frame that a stage asks for; see ``load`` and ``to_frame``.
+
+    A polars frame of Parquet files is read by polars itself wherever that gives the same frame.
+
+    Raises InputError, StoreError and ResultError as those two do.
+    """
+    if not isinstance(ref, Slice):
+        return to_frame(load(ref), kind)
     with _ahead_lock:
-        begun = _ahead.pop(ref, None) if _ahead else None
-    table = begun.result() if begun is not None else None
-    return table if table is not None else _load_slice(ref)
+        begun = _ahead.pop((ref, kind), None) if _ahead else None
+    frame = begun.result() if begun is not None else None
+    return _frame_of_slice(ref, kind) if frame is None else frame
 
 
-def preload(ref: Slice) -> None:
-    """Read a slice in this thread, so that a ``load`` of an equal one finds it ready.
+def preload(ref: Slice, kind: FrameKind) -> None:
+    """Read a slice in this thread, so that a ``load_frame`` of an equal one finds it ready.
 
     Local Arrow files are mapped as fast as that, and a large slice would take the memory of the chunk that is
-    computed: both are left alone. What goes wrong is raised by the ``load``, which tries again.
+    computed: both are left alone. What goes wrong is raised by the ``load_frame``, which tries again.
     """
     local = all(is_local(part.path) for part in ref.parts)
     if not ref.parts or (local and ref.format == "arrow"):
         return
-    begun: Future[pa.Table | None] = Future()
+    key, begun = (ref, kind), Future[Any]()
     with _ahead_lock:
-        if ref in _ahead:
+        if key in _ahead:
             return
-        _ahead[ref] = begun
+        _ahead[key] = begun
         while len(_ahead) > _MOST_AHEAD:
             _ahead.popitem(last=False)
-    table = None
+    frame = None
     try:
         if _expected_bytes(ref) <= _LARGEST_AHEAD:
-            table = _load_slice(ref)
-    except (OSError, InputError):
+            frame = _frame_of_slice(ref, kind)
+    except (OSError, InputError, ResultError):
         pass
     finally:
-        begun.set_result(table)
-        if table is None:
+        begun.set_result(frame)
+        if frame is None:
             with _ahead_lock:
-                _ahead.pop(ref, None)
+                _ahead.pop(key, None)
+
+
+def _frame_of_slice(ref: Slice, kind: FrameKind) -> Any:
+    if kind == "polars":
+        from batchrun.data.polars_frame import read_polars
+
+        frame = read_polars(ref)
+        if frame is not None:
+            return frame
+    return to_frame(_load_slice(ref), kind)
 
 
 def _expected_bytes(ref: Slice) -> float:
@@ -224,7 +249,7 @@ def _together(tables: list[pa.Table]) -> pa.Table:
 def _read_parquet(part: Part, columns: tuple[str, ...] | None) -> pa.Table:
     file = open_parquet(part.path)
     last = part.first_block + part.blocks
-    held = sum(file.metadata.row_group(group).num_rows for group in range(part.first_block, last))
+    held = file.first_row(last) - file.first_row(part.first_block)
     table = file.read(
         part.first_block, part.blocks, list(columns) if columns is not None else None, partly=held > part.rows
     )

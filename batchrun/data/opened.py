@@ -6,9 +6,11 @@ decoded row groups, because a row group that is larger than a chunk would else b
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from batchrun.data.files import is_local, open_for_reading, stamp
@@ -67,6 +69,16 @@ class ParquetFile:
     """A pyarrow FileMetaData."""
     schema: pa.Schema
     """All columns."""
+
+    def first_row(self, group: int) -> int:
+        """The number of the first row of a row group within the file; of one past the last, all rows."""
+        return self._starts[group]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        groups = range(self.metadata.num_row_groups)
+        rows = (int(self.metadata.row_group(group).num_rows) for group in groups)
+        return list(itertools.accumulate(rows, initial=0))
 
     def read(self, first: int, count: int, columns: list[str] | None, *, partly: bool) -> pa.Table:
         """Some row groups; kept for the next time if only a part of them is wanted now."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchrun.context import ChunkContext, Listener
-from batchrun.data.load import load, write_table
+from batchrun.data.load import load_frame, write_table
 from batchrun.data.table import Inline, Stored, encode, to_frame, to_table
 from batchrun.errors import ResultError
 from batchrun.outcome import Cause, ErrorRecord, Outcome
@@ -178,7 +178,7 @@ class _Call:
         """Call the user's function with *given*, or with the task's input; gives the next stage's frame."""
         step = self._step
         listener = host.begin(self._position)
-        frame = to_frame(load(self._task.input), step.kind) if given is None else given
+        frame = load_frame(self._task.input, step.kind) if given is None else given
         self._rows_in = len(frame)
         host.loaded(self._rows_in)
         if step.columns is not None:

@@ -20,10 +20,15 @@ SPARSE = 2
 """A table with so many times the rows that are wanted is made smaller before it is converted."""
 
 
-def cut(table: pa.Table, places: Sequence[tuple[int, int]], kind: FrameKind) -> list[Any]:
-    """A frame for each place of a table: first row, rows. Each is what the rows alone would be."""
+def cut(table: Any, places: Sequence[tuple[int, int]], kind: FrameKind) -> list[Any]:
+    """A frame for each place of a table: first row, rows. Each is what the rows alone would be.
+
+    *table* is an Arrow table, or a polars frame where *kind* is ``"polars"``.
+    """
     import pandas as pd
 
+    if kind == "polars":
+        return [table.slice(first, rows) for first, rows in places]
     labels = labels_of(table.schema)
     starts = [first for first, _ in places]
     if sum(rows for _, rows in places) * SPARSE < table.num_rows:
@@ -32,7 +37,7 @@ def cut(table: pa.Table, places: Sequence[tuple[int, int]], kind: FrameKind) -> 
     else:
         labels = None  # the whole frame has them
     whole = to_frame(table, kind)
-    if kind != "pandas":
+    if kind == "arrow":
         return [whole.slice(start, rows) for start, (_, rows) in zip(starts, places, strict=True)]
     frames = [whole.iloc[start : start + rows] for start, (_, rows) in zip(starts, places, strict=True)]
     if labels is not None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchrun.data.load import load, write_table
-from batchrun.data.table import Inline, Stored, TableRef, encode, to_frame
+from batchrun.data.load import load, load_frame, write_table
+from batchrun.data.table import Inline, Stored, TableRef, encode
 from batchrun.outcome import ErrorRecord, SolvedAttempts
 from batchrun.resources import Demand
 from batchrun.status import TaskStatus
@@ -162,7 +162,6 @@ class _Ride:
     ) -> None:
         self._pack = pack
         self._steps = steps
-        self._names = tuple(step.name for step in steps)
         self._worker = worker
         self._reporter = reporter
         self._ticket = ticket
@@ -210,12 +209,13 @@ class _Ride:
         frames: list[Any] = [None] * len(self._pack.members)
         for number, positions in shared.items():
             members = [self._pack.members[position] for position in positions]
-            table = load(self._pack.inputs[number])
+            ref = self._pack.inputs[number]
             if members[0].first_row is None:
-                frames[positions[0]] = to_frame(table, kind)
+                frames[positions[0]] = load_frame(ref, kind)
                 continue
             places = [(member.first_row or 0, member.rows) for member in members]
-            for position, frame in zip(positions, cut(table, places, kind), strict=True):
+            whole = load_frame(ref, kind) if kind == "polars" else load(ref)
+            for position, frame in zip(positions, cut(whole, places, kind), strict=True):
                 frames[position] = frame
         yield from frames
 
@@ -223,7 +223,7 @@ class _Ride:
         """Run the leg for one chunk."""
         task = self._pack.task(position)
         ledger = Ledger(task, self._worker)
-        host = ThreadHost(task, self._names, ledger, self._reporter, self._ticket)
+        host = ThreadHost(task, self._steps, ledger, self._reporter, self._ticket)
         kept: list[Any] = []
 
         def keep(result: Any, stage: str) -> tuple[None, int]:

@@ -17,7 +17,7 @@ from batchrun.worker.capture import HeadTail, chunk_logger
 from batchrun.worker.incumbent import check_incumbent
 from batchrun.worker.ledger import History, Ledger, Reporter
 from batchrun.worker.leg import StageEnd, load_steps, run_leg
-from batchrun.worker.program import load_program
+from batchrun.worker.program import Step, load_program
 from batchrun.worker.running import Ticket
 from batchrun.worker.task import Limits, Task, TaskResult
 
@@ -38,7 +38,7 @@ def run_in_thread(
     if isinstance(steps, StageEnd):
         ledger.add(steps)
         return ledger.result()
-    host = ThreadHost(task, tuple(step.name for step in steps), ledger, Reporter(report), ticket)
+    host = ThreadHost(task, steps, ledger, Reporter(report), ticket)
     run_leg(steps, task, host, worker=worker)
     last = host.last
     return ledger.result(last.output, rows_out=last.rows_out, emptied=last.emptied)
@@ -48,10 +48,10 @@ class ThreadHost:
     """Hears of each stage of one task in one thread."""
 
     def __init__(
-        self, task: Task, names: tuple[str, ...], ledger: Ledger, reporter: Reporter, ticket: Ticket
+        self, task: Task, steps: tuple[Step, ...], ledger: Ledger, reporter: Reporter, ticket: Ticket
     ) -> None:
         self._task = task
-        self._names = names
+        self._steps = steps
         self._ledger = ledger
         self._reporter = reporter
         self._ticket = ticket
@@ -65,12 +65,12 @@ class ThreadHost:
         solved = self.last.outcome is Outcome.STOPPED_WITH_SOLUTION
         if self._ticket.stop is None or solved:
             return True
-        self.last = cancelled(self._names[position], "a stop was asked for before it began")
+        self.last = cancelled(self._steps[position].name, "a stop was asked for before it began")
         self._ledger.add(self.last)
         return False
 
     def begin(self, position: int) -> _ThreadListener:
-        name = self._names[position]
+        name = self._steps[position].name
         limits = self._task.limits[position] if self._task.isolated else Limits(name)
         self._listener = _ThreadListener(self, replace(limits, stage=name))
         return self._listener
@@ -79,7 +79,9 @@ class ThreadHost:
         """The first stage is computed from here on: read what comes next meanwhile."""
         then, self._then = self._then, None
         if then is not None:
-            threading.Thread(target=preload, args=(then,), name="batchrun-read-ahead", daemon=True).start()
+            threading.Thread(
+                target=preload, args=(then, self._steps[0].kind), name="batchrun-read-ahead", daemon=True
+            ).start()
 
     def left(self) -> None:
         """Nothing follows from it in a thread."""
