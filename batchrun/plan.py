@@ -112,7 +112,13 @@ class Plan:
         self._costs: list[Floats | None] = []
         self._left: list[Floats] = []
         self._sizer = (
-            AutoSizer(source.rows, source.bytes_per_row, slots, memory)
+            AutoSizer(
+                source.rows,
+                source.bytes_per_row,
+                slots,
+                memory,
+                block_starts=source.block_starts if source.format == "parquet" else None,
+            )
             if isinstance(split, ByRows) and split.rows == "auto"
             else None
         )

@@ -232,6 +232,9 @@ class AutoSizer:
     """Rows cut so far."""
     seconds_per_row: float | None = field(default=None)
     """Measured so far; None before the first chunk has ended."""
+    block_starts: npt.NDArray[np.int64] | None = None
+    """The first row of each block of rows that are only read together, shape (n,), rising; None where any
+    rows are read without others. A chunk ends with a block if one ends in the second half of it."""
 
     def next_wave(self) -> ChunkPlan:
         """Cut the next wave, at least one chunk while rows are left."""
@@ -242,9 +245,19 @@ class AutoSizer:
             return ChunkPlan.of_boundaries(np.zeros(1, np.int64))
         size = self._size(left)
         count = max(1, min(self.slots, math.ceil(left / size)))
-        boundaries = np.minimum(self.planned + size * np.arange(count + 1, dtype=np.int64), self.rows)
-        self.planned = int(boundaries[-1])
-        return ChunkPlan.of_boundaries(boundaries)
+        boundaries = [self.planned]
+        while len(boundaries) <= count and boundaries[-1] < self.rows:
+            boundaries.append(self._end(boundaries[-1], size))
+        self.planned = boundaries[-1]
+        return ChunkPlan.of_boundaries(np.array(boundaries, np.int64))
+
+    def _end(self, start: int, size: int) -> int:
+        """One past the last row of a chunk of at most *size* rows."""
+        end = min(start + size, self.rows)
+        if self.block_starts is None or end == self.rows:
+            return end
+        block = int(self.block_starts[self.block_starts.searchsorted(end, side="right") - 1])
+        return block if block > start + size // 2 else end
 
     def _size(self, left: int) -> int:
         slots = max(1, self.slots)

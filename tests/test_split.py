@@ -82,11 +82,13 @@ def test_by_file_makes_a_chunk_of_each_file_that_has_rows(files: list[int]) -> N
     slots=st.integers(1, 64),
     memory=st.integers(2**20, 2**36),
     pace=st.floats(1e-12, 1e4),
+    block=st.none() | st.integers(1, 10**6),
 )
 def test_auto_sized_waves_end_and_take_every_row_once_within_bounds(
-    rows: int, bytes_per_row: float, slots: int, memory: int, pace: float
+    rows: int, bytes_per_row: float, slots: int, memory: int, pace: float, block: int | None
 ) -> None:
-    sizer = AutoSizer(rows, bytes_per_row, slots, memory)
+    blocks = None if block is None else np.append(np.arange(0, rows, block), rows)
+    sizer = AutoSizer(rows, bytes_per_row, slots, memory, block_starts=blocks)
     most = max(1, memory * sizer.memory_share / max(1.0, bytes_per_row))
     plan = sizer.next_wave()
     for _ in range(60):
@@ -113,6 +115,18 @@ def test_auto_sizing_ends_in_few_waves_when_rows_are_cheap(rows: int, slots: int
 
     assert sizer.planned == rows
     assert waves <= 40
+
+
+def test_auto_sized_chunks_end_with_a_block_where_one_ends_near() -> None:
+    blocks = np.arange(0, 100_001, 1000)
+    sizer = AutoSizer(100_000, 8.0, 2, 2**33, shortest=2.5, probe_bytes=8 * 300, block_starts=blocks)
+    assert sizer.next_wave().stops.tolist() == [300, 600], "no block ends in a probe"
+
+    sizer.seconds_per_row = 2.5 / 2500
+    sizer.longest = 2.5
+
+    assert sizer.next_wave().stops.tolist() == [3000, 5000]
+    assert sizer.next_wave().stops.tolist() == [7000, 9000]
 
 
 def test_the_first_wave_is_a_small_probe() -> None:
