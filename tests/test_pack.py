@@ -19,8 +19,11 @@ from batchrun.data.load import load
 from batchrun.data.opening import open_source
 from batchrun.data.source import Source
 from batchrun.data.table import Stored, decode, each_labels_of, labels_of, to_frame, with_labels
+from batchrun.dispatch import Choice
 from batchrun.outcome import Outcome
-from batchrun.resources import Demand
+from batchrun.resources import Demand, Worker
+from batchrun.runner.state import RunningTasks
+from batchrun.waiting import Waiting
 from batchrun.worker import pack as packs
 from batchrun.worker.merge import cut, merge
 from batchrun.worker.pack import Member, Pack, PackResult, run_pack
@@ -329,6 +332,16 @@ def test_what_has_not_begun_can_be_taken_back(source):
     assert recall(["recalled"]) == {}
     late = run_pack(program, pack_of(source, key="not here yet"), worker="w")
     assert (late.solved, late.left) == ((), (0, 1, 2, 3, 4))
+
+
+def test_a_pack_that_runs_has_its_chunks_in_the_order_in_which_they_are_called(source):
+    waiting = tuple(Waiting(chunk, 0, 2) for chunk in (3, 0, 4, 1, 2))
+    choice = Choice(waiting, Worker("tcp://w", "w", threads=1, memory=0))
+
+    running = RunningTasks().place(pack_of(source), choice)
+
+    assert [item.chunk for item in running.items] == [0, 1, 2, 3, 4]
+    assert running.first.chunk == 3
 
 
 # Cutting and merging

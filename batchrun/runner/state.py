@@ -23,6 +23,7 @@ from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import Recorder
 from batchrun.waiting import Waiting
 from batchrun.worker.fold import Fold
+from batchrun.worker.pack import Pack
 from batchrun.worker.task import Task
 from batchrun.worker.work import Work
 
@@ -102,7 +103,8 @@ class RunningTask:
     placed: float
     """When, in seconds since the epoch."""
     items: list[Waiting]
-    """The chunks that it still has: those of a pack that were taken back are no longer among them."""
+    """The chunks that it still has, in the order in which they are called: those of a pack that were taken
+    back are no longer among them."""
     recalled: bool = False
     """Whether the chunks of it that have not begun were asked back."""
     alone: bool = True
@@ -197,7 +199,11 @@ class RunningTasks:
 
     def place(self, task: Work, choice: Choice, *, beside: RunningTask | None = None) -> RunningTask:
         """A task goes to a worker; *beside* is the first try of its chunk, if that goes on."""
-        self._by_key[task.key] = running = RunningTask(task, choice, time.time(), list(choice.items))
+        items = list(choice.items)
+        if isinstance(task, Pack):
+            order = {member.chunk: position for position, member in enumerate(task.members)}
+            items.sort(key=lambda item: order[item.chunk])
+        self._by_key[task.key] = running = RunningTask(task, choice, time.time(), items)
         if beside is not None:
             running.other, beside.other = beside, running
             running.doubled = beside.doubled = True
