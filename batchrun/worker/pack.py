@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun.data.load import load, load_frame, write_table
-from batchrun.data.table import Inline, Stored, TableRef, encode
+from batchrun.data.table import Inline, Slice, Stored, TableRef, encode
 from batchrun.outcome import ErrorRecord, SolvedAttempts
 from batchrun.resources import Demand
 from batchrun.status import TaskStatus
@@ -210,7 +210,8 @@ class _Ride:
         for number, positions in shared.items():
             members = [self._pack.members[position] for position in positions]
             ref = self._pack.inputs[number]
-            if members[0].first_row is None:
+            all_of_it = len(members) == 1 and isinstance(ref, Slice) and ref.rows == members[0].rows
+            if members[0].first_row is None or all_of_it:
                 frames[positions[0]] = load_frame(ref, kind)
                 continue
             places = [(member.first_row or 0, member.rows) for member in members]
