@@ -25,6 +25,12 @@ __all__ = ["PostgresServer", "find_postgres", "postgres", "postgres_server"]
 
 TEMPLATE = "of_the_store"
 SHARED_MEMORY = Path("/dev/shm")
+GUARD = """\
+read -r _
+[ -f "$0/data/postmaster.pid" ] && kill -QUIT "$(head -n 1 "$0/data/postmaster.pid")"
+rm -rf "$0"
+"""
+"""Waits until its input ends, as it does with the process that has the other side, however that goes."""
 
 
 def find_postgres() -> Path | None:
@@ -54,6 +60,7 @@ class PostgresServer:
         # Not a folder of pytest: the path of a socket is short, and nobody else may look into those.
         memory = SHARED_MEMORY if SHARED_MEMORY.is_dir() and not durable else None
         self._folder = Path(tempfile.mkdtemp(prefix="batchrun-pg-", dir=memory))
+        self._guard = _guard_of(self._folder)
         self._port = 5432 if _has_sockets() else _free_port()
         self._as_user = _as_nobody(self._folder)
         self._run(
@@ -91,6 +98,8 @@ class PostgresServer:
             self._process.send_signal(signal.SIGQUIT if _has_sockets() else signal.SIGTERM)
             self._process.wait(timeout=30)
             self._process = None
+            # Its number may be that of another process by the time the guard reads it.
+            Path(self._data, "postmaster.pid").unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start the server with the databases that it had; returns when it takes connections."""
@@ -114,6 +123,8 @@ class PostgresServer:
     def close(self) -> None:
         """End the server and remove its folder."""
         self.stop()
+        if self._guard is not None:
+            self._guard.communicate(timeout=30)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
@@ -154,6 +165,14 @@ class PostgresServer:
 
 def _has_sockets() -> bool:
     return sys.platform != "win32"
+
+
+def _guard_of(folder: Path) -> subprocess.Popen[bytes] | None:
+    """A process that ends the server of a folder and removes the folder, once this process is gone."""
+    if sys.platform == "win32":
+        return None
+    command = ["sh", "-c", GUARD, str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _free_port() -> int:

@@ -15,6 +15,7 @@ from batchrun import Pipeline, RetryPolicy, Stage, by_group, by_rows
 from batchrun.config import Settings, load_settings
 from batchrun.doctor import diagnose
 from batchrun.errors import StoreError
+from batchrun.events import ChunksSettled, Event
 from batchrun.launch import open_report, resume_run, run_pipeline, submit_pipeline
 from batchrun.outcome import RunState
 from batchrun.store.runs import RunStore
@@ -205,6 +206,32 @@ class TestWholeRuns:
         assert report.state is RunState.SUCCEEDED
         assert report.results()["x"].tolist() == list(range(24))
         assert {path.read_text() for path in calls.iterdir()} == {"x"}
+
+    def test_go_on_after_the_server_was_away(self, options, postgres):
+        def twice(chunk: pd.DataFrame) -> pd.DataFrame:
+            import time
+
+            time.sleep(0.1)
+            return chunk * 2
+
+        def stop_the_server(event: Event) -> None:
+            if isinstance(event, ChunksSettled):
+                postgres.stop()
+
+        pipe = Pipeline("twice", split=by_rows(2), stages=[twice])
+        numbers = TABLE[["x"]]
+        with pytest.raises(StoreError, match=r"is PostgreSQL running and reachable\?"):
+            run_pipeline(pipe, numbers, observers=[stop_the_server], **options)
+        postgres.start()
+        with RunStore(options["settings"].store_url) as store:
+            before = store.find("last").rows_solved
+        assert 0 < before < 24
+
+        report = resume_run("last", pipeline=pipe, **options)
+
+        assert report.state is RunState.SUCCEEDED
+        assert report.results()["x"].tolist() == [2 * x for x in range(24)]
+        assert report.rows_solved == 24
 
     def test_are_cancelled_from_elsewhere(self, options):
         def dawdle(chunk: pd.DataFrame) -> pd.DataFrame:
