@@ -15,7 +15,7 @@ from batchrun.errors import LeaseLostError, RunNotFoundError, StoreError
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent
 from batchrun.store import schema
 from batchrun.store.live import LiveState, RunningChunk
-from batchrun.store.records import ChunkLog, RunCounts, SettledChunks
+from batchrun.store.records import ChunkLog, RunCounts, RunFailures, SettledChunks
 from batchrun.store.runs import RunStore, SettledChunk
 from batchrun.store.writer import RunWriter
 from tests.opened_together import do_together
@@ -681,4 +681,63 @@ def test_runs_are_listed_newest_first_by_state_and_no_more_than_asked(url):
             store.create(replace(record(f"delays-{number}", created=number), state=state))
 
         assert [found.run_id for found in store.list(limit=2)] == ["delays-3", "delays-2"]
-        assert [found.run_id for found in store.list(state=RunState.RUNNING)] == ["delays-2", "delays-0"]
+        assert [found.run_id for found in store.list(states=[RunState.RUNNING])] == ["delays-2", "delays-0"]
+
+
+def given_up(url: str, run_id: str, created: float, messages: dict[int, str]) -> None:
+    """A partial run with a solved chunk 0, and these chunks given up for these errors."""
+    with RunStore(url) as store:
+        store.create(record(run_id, created))
+        writes = writer(store, run_id)
+        failed = [
+            attempt(chunk, Outcome.FAILED, ErrorRecord("ValueError", said, signature=said))
+            for chunk, said in messages.items()
+        ]
+        chunks = [SettledChunk(chunk, Outcome.FAILED, 3, 0, 0.1) for chunk in messages]
+        solved = SettledChunk(0, Outcome.SUCCEEDED, 3, 2, 0.1, ResultRef("/runs/0.arrow", 0, 1, 2, 64))
+        writes.commit([attempt(0), *failed], SettledChunks.of([solved, *chunks]))
+        writes.end(state=RunState.PARTIAL, ended=created + 1)
+
+
+def test_runs_that_failed_are_listed_with_the_error_of_most_of_their_chunks(url):
+    given_up(url, "delays-1", 1.0, {1: "no date", 2: "no carrier", 3: "no date"})
+    given_up(url, "delays-2", 2.0, {})
+
+    with RunStore(url) as store:
+        found = store.list(limit=1, states=[RunState.PARTIAL, RunState.FAILED])
+        failures = store.failures(["delays-1", "delays-2"])
+
+    assert [run.run_id for run in found] == ["delays-2"]
+    assert failures == {"delays-1": RunFailures(3, "ValueError: no date", 2)}
+
+
+def test_a_chunk_that_was_solved_in_the_end_did_not_fail(url):
+    given_up(url, "delays-1", 1.0, {1: "no date"})
+    with RunStore(url) as store:
+        again = SettledChunk(1, Outcome.SUCCEEDED, 3, 2, 0.1)
+        writer(store, "delays-1").reopen([1], state=RunState.RUNNING)
+        assert store.settled("delays-1").chunks.tolist() == [0]
+        writer(store, "delays-1").commit([attempt(1)], SettledChunks.of([again]))
+
+        assert store.failures(["delays-1"]) == {}
+
+
+def test_a_run_is_removed_with_all_that_is_recorded_of_it(url):
+    given_up(url, "delays-1", 1.0, {1: "no date"})
+    given_up(url, "delays-2", 2.0, {1: "no date"})
+    with RunStore(url) as store:
+        assert store.removal.remove("delays-1")
+        assert not store.removal.remove("delays-1")
+
+        assert [run.run_id for run in store.removal.runs()] == ["delays-2"]
+        assert store.removal.known(["delays-1", "delays-2"]) == {"delays-2"}
+        assert store.counts("delays-2").chunks == {Outcome.SUCCEEDED: 1, Outcome.FAILED: 1}
+        assert store.removal.remove_programs() == 0
+
+
+def test_a_run_that_goes_on_is_not_removed(url):
+    with RunStore(url) as store:
+        store.create(record("delays-1"))
+
+        assert not store.removal.remove("delays-1")
+        assert [run.kept_because for run in store.removal.runs()] == ["it is running"]
