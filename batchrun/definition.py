@@ -11,6 +11,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
+from batchrun.chain import Chain
 from batchrun.context import ChunkContext
 from batchrun.errors import ParameterError, PipelineError, near_miss
 from batchrun.resources import MEMORY, Demand, format_seconds, parse_bytes, parse_seconds
@@ -220,6 +221,9 @@ class Pipeline:
             frame = stage.function(frame, **arguments)
         return frame
 
+    def __or__(self, other: Pipeline | Chain) -> Chain:
+        return Chain((self,)) | other
+
     def with_stages(self, stages: Sequence[Stage]) -> Pipeline:
         """This pipeline with other stages in place of its own."""
         return self._changed(stages=stages)
@@ -232,7 +236,9 @@ class Pipeline:
         parts = {
             name: getattr(self, name) for name in ("split", "stages", "combine", "columns", "associative")
         }
-        return Pipeline(self.name, **{**parts, **changes})
+        changed = Pipeline(self.name, **{**parts, **changes})
+        changed.where = self.where
+        return changed
 
     @cached_property
     def combine_signature(self) -> Signature | None:
@@ -276,14 +282,20 @@ class Pipeline:
         grouped = self.split.columns if isinstance(self.split, ByGroup) else ()
         return tuple(dict.fromkeys([*wanted, *grouped]))
 
+    @property
+    def parameters(self) -> set[str]:
+        """The names of its parameters."""
+        last = self.combine_signature
+        owners = [*(stage.signature for stage in self.stages), *([last] if last else [])]
+        return {name for owner in owners for name in owner.parameters}
+
     def bind(self, params: Mapping[str, Any]) -> BoundParameters:
         """Validate *params* against the keyword-only annotations of the stages and of ``combine``.
 
         Raises ParameterError for one that is unknown, missing or of the wrong type.
         """
         owners = [stage.signature for stage in self.stages]
-        last = self.combine_signature
-        known = {name for owner in [*owners, *([last] if last else [])] for name in owner.parameters}
+        last, known = self.combine_signature, self.parameters
         for name in params:
             if name not in known:
                 takes = f"it takes {', '.join(f'`{n}`' for n in sorted(known))}" if known else "it takes none"

@@ -34,8 +34,7 @@ class RunHandle:
     """
 
     def __init__(self, run_id: str, store_url: str, drive: BackgroundDrive | None = None) -> None:
-        self.run_id = run_id
-        """The run's id."""
+        self._run_id = run_id
         self._store_url = store_url
         self._drive = drive
 
@@ -58,6 +57,11 @@ class RunHandle:
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; of pipelines that follow each other in this process, that of the one that runs."""
+        return (self._drive and self._drive.run_id) or self._run_id
 
     @property
     def report(self) -> RunReport:
@@ -191,7 +195,8 @@ class BackgroundDrive:
     def __init__(self, run: Callable[[Observer], RunReport]) -> None:
         self._run = run
         self._begun = threading.Event()
-        self._run_id: str | None = None
+        self.run_id: str | None = None
+        """The run that it drives, or drove last; None before the first."""
         self._error: BaseException | None = None
         # What is current here, such as a Dask client or the cell of a notebook, is so in the thread.
         context = contextvars.copy_context()
@@ -208,10 +213,10 @@ class BackgroundDrive:
         """Start the run; returns its id once it has begun."""
         self._thread.start()
         self._begun.wait()
-        if self._run_id is None:
+        if self.run_id is None:
             self._thread.join()
             raise self._error or RuntimeError("the run ended before it began")
-        return self._run_id
+        return self.run_id
 
     def wait(self, timeout: float | None) -> bool:
         """Whether the run was over in time; raises its error."""
@@ -221,8 +226,8 @@ class BackgroundDrive:
         return self.over
 
     def _watch(self, event: Event) -> None:
-        if self._run_id is None:
-            self._run_id = event.run_id
+        if self.run_id != event.run_id:
+            self.run_id = event.run_id
             self._begun.set()
 
     def _drive(self) -> None:
@@ -230,7 +235,7 @@ class BackgroundDrive:
             self._run(self._watch)
         except KeyboardInterrupt as stopped:
             # A run that was stopped has ended in order; its report tells.
-            self._error = stopped if self._run_id is None else None
+            self._error = stopped if self.run_id is None else None
         except BaseException as error:
             self._error = error
         finally:

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, overload
 
 from batchrun.allowance import read_allowance
+from batchrun.chain import Chain
 from batchrun.config import Settings
 from batchrun.data import files
 from batchrun.data.opening import open_input
@@ -22,12 +24,12 @@ from batchrun.events import Observer
 from batchrun.executor import Executor
 from batchrun.handle import BackgroundDrive, RunHandle
 from batchrun.hooks import end_told
-from batchrun.loading import load_pipeline
+from batchrun.loading import load_pipeline, load_runnable
 from batchrun.opener import Opener, settings_of
 from batchrun.outcome import RunState
 from batchrun.plan import read_plan, rows_to_do
-from batchrun.queueing import QueueOptions, queue_run
-from batchrun.recording import new_record, new_run_id
+from batchrun.queueing import QueueOptions, as_input, queue_runs
+from batchrun.recording import named_source, new_record, new_run_id
 from batchrun.report import RunReport
 from batchrun.selection import Selection, rerun
 from batchrun.session import check_demands
@@ -46,7 +48,7 @@ logger = logging.getLogger("batchrun")
 EVERYTHING = Selection()
 
 
-Runnable = Pipeline | Stage | Callable[..., Any] | str
+Runnable = Pipeline | Chain | Stage | Callable[..., Any] | str
 """What can be run."""
 
 
@@ -79,9 +81,11 @@ def run_pipeline(  # type: ignore[misc]  # the options are those below
     """Run a pipeline over a table and wait for its report.
 
     Args:
-        pipeline: A Pipeline, its name as ``"module:name"``, or a plain function together with *split*.
+        pipeline: A Pipeline, its name as ``"module:name"``, or a plain function together with *split*. Of
+            pipelines that follow each other, ``first | second``, each has a run of its own on the results
+            of the one before, and the report is that of the last one that was run.
         data: A pandas, polars or Arrow frame; or the path, glob, folder or fsspec URL of Parquet, CSV or
-            Arrow IPC files.
+            Arrow IPC files; or the report of another run, for its results.
         params: Values for keyword-only arguments of the pipeline's functions.
         cluster: The path of a ``cluster.yaml``, the address of a Dask scheduler, a Dask client or cluster,
             Settings, or ``"inline"`` for this process. None takes the active Dask client, else the nearest
@@ -128,6 +132,18 @@ def run_pipeline(  # type: ignore[misc]  # the options are those below
             observers=observers,
             settings=settings,
         )
+    chain = _chain(pipeline)
+    if chain is not None:
+        again = partial(
+            run_pipeline,
+            cluster=cluster,
+            max_quarantined=max_quarantined,
+            max_slots=max_slots,
+            progress=progress,
+            observers=observers,
+            settings=settings,
+        )
+        return _run_chain(chain, data, chain.share(params or {}), again)
     pipe = _as_pipeline(pipeline, split=split, combine=combine, columns=columns)
     allowance = read_allowance(max_quarantined)
     if max_slots is not None and max_slots < 1:
@@ -204,8 +220,9 @@ def submit_pipeline(
     if queue or (queue is None and not observers and _has_service(cluster, settings)):
         place = queue if isinstance(queue, QueueOptions) else QueueOptions(max_slots=options.get("max_slots"))
         names = ("split", "combine", "columns")
-        run_id = queue_run(
-            _as_pipeline(pipeline, **{name: options.get(name) for name in names}),
+        chain = _chain(pipeline)
+        run_id = queue_runs(
+            chain or _as_pipeline(pipeline, **{name: options.get(name) for name in names}),
             data,
             settings=settings,
             params=options.get("params"),
@@ -219,6 +236,24 @@ def submit_pipeline(
     return RunHandle(drive.begin(), settings.store_url, drive)
 
 
+def _chain(pipeline: Runnable) -> Chain | None:
+    """The chain that is to be run; None if it is a pipeline."""
+    named = load_runnable(pipeline) if isinstance(pipeline, str) else pipeline
+    return named if isinstance(named, Chain) else None
+
+
+def _run_chain(
+    chain: Chain, data: Any, shares: Sequence[Mapping[str, Any]], run: Callable[..., RunReport]
+) -> RunReport:
+    """Run pipelines one after the other, as long as there are results to go on with."""
+    for pipeline, params in zip(chain.pipelines, shares, strict=True):
+        data = run(pipeline, data, params=params)
+        if data.state not in (RunState.SUCCEEDED, RunState.PARTIAL):
+            break
+    report: RunReport = data
+    return report
+
+
 def _has_service(cluster: Any, settings: Settings) -> bool:
     """Whether a service is up that may run in place of this process."""
     if cluster == "inline" or not (cluster is None or isinstance(cluster, (str, os.PathLike, Settings))):
@@ -228,7 +263,10 @@ def _has_service(cluster: Any, settings: Settings) -> bool:
 
 
 def _as_pipeline(pipeline: Runnable, **given: Any) -> Pipeline:
-    return as_pipeline(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, **given)
+    named = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    if isinstance(named, Chain):
+        raise PipelineError(f"{named} is more than one pipeline; run it as it is")
+    return as_pipeline(named, **given)
 
 
 def resume_run(
@@ -311,6 +349,7 @@ def _prepare(
     """Plan the input and open the executor, the one that is more likely to fail first."""
     if opener.remote:
         opener.executor()
+    data, results_of = as_input(data, folder)
     in_memory = not isinstance(data, (str, os.PathLike))
     source, supply = open_input(
         data,
@@ -321,6 +360,7 @@ def _prepare(
         memory=opener.shared_memory(run_id) if in_memory else None,
         regroup=lambda *arguments: opener.executor().regroup(*arguments),
     )
+    source = named_source(source, results_of)
     try:
         executor = opener.executor()
         check_demands(pipeline, executor.workers())

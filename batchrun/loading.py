@@ -7,17 +7,30 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from batchrun.chain import Chain
 from batchrun.definition import Pipeline
-from batchrun.errors import PipelineNotFoundError, near_miss
+from batchrun.errors import PipelineError, PipelineNotFoundError, near_miss
 
-__all__ = ["load_pipeline", "pipelines_in", "sibling_modules"]
+__all__ = ["load_pipeline", "load_runnable", "pipelines_in", "sibling_modules"]
 
 
 def load_pipeline(target: str) -> Pipeline:
     """Import ``module:name``; a module with just one pipeline may be named alone.
 
-    Raises PipelineNotFoundError with the near miss, or with the reason why the module cannot be imported.
+    Raises PipelineNotFoundError with the near miss, or with the reason why the module cannot be imported, and
+    PipelineError for a chain of pipelines.
     """
+    found = load_runnable(target)
+    if isinstance(found, Chain):
+        raise PipelineError(
+            f"`{target}` is {found}, more than one pipeline; it can be submitted, but here one is wanted: "
+            "name one of them"
+        )
+    return found
+
+
+def load_runnable(target: str) -> Pipeline | Chain:
+    """Import a pipeline as ``load_pipeline`` does, or a chain of them."""
     module_name, _, name = target.partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*", module_name):
         raise PipelineNotFoundError(f"{target!r} names no pipeline; write it like `pipelines.flights:delays`")
@@ -57,9 +70,9 @@ def load_pipeline(target: str) -> Pipeline:
     )
 
 
-def pipelines_in(module: Any) -> dict[str, Pipeline]:
-    """The pipelines that a module defines or imports, by the name they have there."""
-    return {name: value for name, value in vars(module).items() if isinstance(value, Pipeline)}
+def pipelines_in(module: Any) -> dict[str, Pipeline | Chain]:
+    """The pipelines, and chains of them, that a module defines or imports, by the name they have there."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, (Pipeline, Chain))}
 
 
 def sibling_modules(module_name: str) -> list[str]:

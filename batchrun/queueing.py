@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchrun.allowance import read_allowance
+from batchrun.chain import Chain
 from batchrun.config import Settings
 from batchrun.data import files
+from batchrun.data.load import write_batches
 from batchrun.data.opening import open_input
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline
 from batchrun.errors import UsageError
 from batchrun.outcome import RunState
-from batchrun.recording import new_record, new_run_id
+from batchrun.recording import named_source, new_record, new_run_id
+from batchrun.report import RunReport
 from batchrun.resources import Worker
 from batchrun.session import check_demands
 from batchrun.store.artifacts import RunFolder
@@ -30,7 +33,7 @@ from batchrun.store.turns import live_services
 from batchrun.submission import Submission
 from batchrun.worker.program import pickle_pipeline
 
-__all__ = ["QueueOptions", "live_services", "plan_input", "queue_run"]
+__all__ = ["QueueOptions", "as_input", "plan_input", "queue_run", "queue_runs"]
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,35 @@ def queue_run(
         return made
 
 
+def queue_runs(pipeline: Pipeline | Chain, data: Any, **how: Any) -> str:
+    """Queue a pipeline as ``queue_run`` does, or each of a chain to follow the one before; returns the id of
+    the last one's run."""
+    if isinstance(pipeline, Pipeline):
+        return queue_run(pipeline, data, **how)
+    shares, options = pipeline.share(how.pop("params") or {}), how.pop("options")
+    for following, params in zip(pipeline.pipelines, shares, strict=True):
+        run_id = queue_run(following, data, params=params, options=options, **how)
+        data, options = None, replace(options, input_from=run_id, after=(), not_before=None)
+    return run_id
+
+
+def as_input(data: Any, folder: RunFolder) -> tuple[Any, str | None]:
+    """What is to be opened for *data*, and the run whose results that is, if it is a report: its results are
+    written to the folder of the run first."""
+    if not isinstance(data, RunReport):
+        return data, None
+    path = files.join(folder.spool, "results.arrow")
+    write_batches(data.batches(), path)
+    return path, data.run_id
+
+
 def plan_input(pipe: Pipeline, data: Any, folder: RunFolder, regroup: Callable[..., Source]) -> Source:
     """Plan an input, bring what is no file yet to the artifact root, and write the plan down."""
     supply: Supply | None = None
     try:
+        opened, results_of = as_input(data, folder)
         source, supply = open_input(
-            data,
+            opened,
             columns=pipe.input_columns(),
             split=pipe.split,
             where=pipe.where,
@@ -133,6 +159,7 @@ def plan_input(pipe: Pipeline, data: Any, folder: RunFolder, regroup: Callable[.
             regroup=regroup,
         )
         supply.wait(source.rows)
+        source = named_source(source, results_of)
         source.save(folder.source)
     except BaseException:
         if supply is not None:

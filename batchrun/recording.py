@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from batchrun.config import Settings
@@ -25,6 +26,9 @@ from batchrun.store.runs import RunRecord
 from batchrun.submission import Submission
 
 __all__ = ["input_record", "new_record", "new_run_id", "unplanned_record"]
+
+
+_RESULTS_OF = "results of run "
 
 
 def new_run_id(pipeline: str) -> str:
@@ -99,6 +103,11 @@ def _settings_record(settings: Settings) -> list[dict[str, str]]:
     ]
 
 
+def named_source(source: Source, results_of: str | None) -> Source:
+    """The source by what it is, where that is the results of another run."""
+    return source if results_of is None else replace(source, description=f"{_RESULTS_OF}{results_of}")
+
+
 def input_record(source: Source, folder: RunFolder) -> dict[str, Any]:
     """A planned input as the record of its run tells it."""
     known = {
@@ -107,7 +116,11 @@ def input_record(source: Source, folder: RunFolder) -> dict[str, Any]:
         "bytes_per_row": source.bytes_per_row,
         "fingerprint": source.fingerprint,
     }
-    return {**known, "take": folder.take} if folder.take else known
+    if folder.take:
+        known["take"] = folder.take
+    if source.description.startswith(_RESULTS_OF):
+        known["results_of"] = source.description.removeprefix(_RESULTS_OF)
+    return known
 
 
 @functools.cache

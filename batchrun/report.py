@@ -15,7 +15,7 @@ from batchrun.data.load import load
 from batchrun.data.ordered import read_in_order
 from batchrun.data.results import ResultSet
 from batchrun.data.table import Stored, to_frame
-from batchrun.errors import RunFailedError
+from batchrun.errors import RunFailedError, RunNotFoundError
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import read_plan
 from batchrun.store.artifacts import RunFolder
@@ -173,6 +173,15 @@ class RunReport:
     def input(self) -> dict[str, Any]:
         """The input: ``description``, ``rows``, ``bytes_per_row``, ``fingerprint``."""
         return self.record.input
+
+    @property
+    def before(self) -> RunReport | None:
+        """The report of the run whose results were the input; None if that was another input, or is gone."""
+        before = self.record.input.get("results_of")
+        try:
+            return RunReport(self._store_url, before) if before else None
+        except RunNotFoundError:
+            return None
 
     @property
     def split(self) -> str:

@@ -14,6 +14,7 @@ PUBLIC = [
     "ChunkContext",
     "Outcome",
     "Pipeline",
+    "QueueOptions",
     "RetryPolicy",
     "RunHandle",
     "RunReport",

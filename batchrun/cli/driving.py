@@ -93,10 +93,10 @@ def submit(
     """
     from batchrun.cli.queueing import Asked, is_for_queue, queue_and_follow
     from batchrun.launch import run_pipeline
-    from batchrun.loading import load_pipeline
+    from batchrun.loading import load_runnable
     from batchrun.queueing import QueueOptions
 
-    target = load_pipeline(pipeline)
+    target = load_runnable(pipeline)
     settings = settings_of(cluster, override)
     params = dict(parameter(text) for text in param or ())
     options = QueueOptions(

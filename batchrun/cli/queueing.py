@@ -16,6 +16,7 @@ from batchrun.outcome import ExitCode
 from batchrun.queueing import QueueOptions
 
 if TYPE_CHECKING:
+    from batchrun.chain import Chain
     from batchrun.config import Settings
     from batchrun.definition import Pipeline
 
@@ -44,8 +45,8 @@ def is_for_queue(asked: Asked, settings: Settings) -> bool:
 
     Raises UsageError if it cannot be run as it was asked to be.
     """
-    from batchrun.queueing import live_services
     from batchrun.store.runs import RunStore
+    from batchrun.store.turns import live_services
 
     if asked.foreground:
         if asked.wants_queue:
@@ -65,7 +66,7 @@ def is_for_queue(asked: Asked, settings: Settings) -> bool:
 
 def queue_and_follow(
     asked: Asked,
-    pipeline: Pipeline,
+    pipeline: Pipeline | Chain,
     data: str | None,
     settings: Settings,
     params: Mapping[str, Any],
@@ -78,10 +79,10 @@ def queue_and_follow(
 ) -> NoReturn:
     """Queue a run; unless it is detached, show it until it ends, and leave with its exit code."""
     from batchrun.cli.watching import watch_to_the_end
-    from batchrun.queueing import queue_run
+    from batchrun.queueing import queue_runs
     from batchrun.report import RunReport
 
-    run_id = queue_run(
+    run_id = queue_runs(
         pipeline,
         data,
         settings=settings,

@@ -207,7 +207,7 @@ def _store(cluster: str | None, override: list[str] | None) -> RunStore:
 
 
 def _note_if_nobody_serves(store: RunStore) -> None:
-    from batchrun.queueing import live_services
+    from batchrun.store.turns import live_services
 
     if not live_services(store):
         console.print_note("no service is up; its runs wait until one is: batchrun up --detach")

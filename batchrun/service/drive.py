@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from batchrun.allowance import read_allowance
 from batchrun.config import Settings
-from batchrun.data.files import join
-from batchrun.data.load import write_batches
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline
@@ -159,10 +157,8 @@ class Drive(threading.Thread):
             return record
         files = replace(record.files, take=f"-{self._writer.fence:06d}")
         bound = pipe.bind(asked.params)
-        data = asked.input
-        if asked.input_from is not None:
-            data = join(files.spool, "results.arrow")
-            write_batches(RunReport(self._settings.store_url, asked.input_from).batches(), data)
+        before = asked.input_from
+        data = asked.input if before is None else RunReport(self._settings.store_url, before)
         source = plan_input(pipe, data, files, lambda *given: opener.executor().regroup(*given))
         store.queue.prepared(
             self._writer,

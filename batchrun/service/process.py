@@ -11,10 +11,10 @@ from pathlib import Path
 
 from batchrun.config import Settings
 from batchrun.errors import BatchrunError, ClusterError, UsageError
-from batchrun.queueing import live_services
 from batchrun.store.driver import is_gone
 from batchrun.store.runs import RunStore
 from batchrun.store.services import ServiceRecord
+from batchrun.store.turns import live_services
 
 __all__ = ["default_log", "start_detached", "stop_services"]
 
