@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := .batchrun/demo
 TESTS ?=
+CRASH_POINTS ?= 20
 BENCH ?=
 
-.PHONY: demo test check bench screenshots clean
+.PHONY: demo test test-faults check bench screenshots clean
 
 demo: $(STAMP)  ## delays of 336,776 real flights on a local cluster, with a report
 	$(BIN)/python -m pipelines.flights $(DEMO)/flights.parquet
@@ -17,6 +18,9 @@ demo: $(STAMP)  ## delays of 336,776 real flights on a local cluster, with a rep
 
 test: $(STAMP) check  ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+test-faults: $(STAMP)  ## processes are killed at 20 moments a case, or at as many as CRASH_POINTS says
+	CRASH_POINTS=$(CRASH_POINTS) $(BIN)/python -m pytest -m crash -n 0 $(TESTS)
 
 check: $(STAMP)  ## style, types, walls between the rooms
 	$(BIN)/ruff check .

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from batchrun.errors import ClusterError, ClusterUnreachableError, VersionMismat
 from batchrun.executor import Placement, Signal, TaskDone, TaskLost
 from batchrun.resources import Demand
 from batchrun.testing import ExecutorContract, collect, task_for
+from tests.dask_processes import DaskProcesses, free_port
 
 pytestmark = pytest.mark.cluster
 
@@ -36,57 +35,6 @@ HIGHMEM = (
     "big",
 )
 PLAIN = ("--memory-limit", "300MiB", "--nthreads", "1", "--name", "plain")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class DaskProcesses:
-    """A scheduler and workers as a user starts them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.address = f"tcp://127.0.0.1:{free_port()}"
-        self.started: list[subprocess.Popen[bytes]] = []
-
-    def scheduler(self, program: tuple[str, ...] = ("-m", "dask", "scheduler")) -> subprocess.Popen[bytes]:
-        port = self.address.rpartition(":")[2]
-        return self._start(
-            *program, "--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0"
-        )
-
-    def worker(self, *options: str) -> subprocess.Popen[bytes]:
-        return self._start(
-            "-m",
-            "dask",
-            "worker",
-            self.address,
-            "--host",
-            "127.0.0.1",
-            "--dashboard-address",
-            "127.0.0.1:0",
-            *options,
-        )
-
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def stop(self) -> None:
-        """Kill them; the process under a nanny ends by itself when the nanny is gone."""
-        for process in reversed(self.started):
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import pytest
 
 from batchrun import Pipeline, RunState, Stage, by_group, by_rows, run_pipeline
 from batchrun.config import settings_for_address
-from tests.test_connect import DaskProcesses, connect_to
+from tests.dask_processes import DaskProcesses
+from tests.test_connect import connect_to
 
 pytestmark = pytest.mark.cluster
 HELPERS = "RATE = 3\ndef triple(values):\n    return values * RATE\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import subprocess
 import sys
 import time
@@ -108,3 +110,16 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made = Project(tmp_path)
     yield made
     made.end()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test with a ``seed`` for as many points in time as ``CRASH_POINTS`` says."""
+    if "seed" in metafunc.fixturenames:
+        points = int(os.environ.get("CRASH_POINTS", "2"))
+        metafunc.parametrize("seed", range(points), ids=[f"seed-{seed}" for seed in range(points)])
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
+    """Says when something is killed: the same for the same test and seed."""
+    return random.Random(f"{request.function.__name__} {seed}")

@@ -30,8 +30,9 @@ from batchrun import (
 )
 from batchrun.config import load_settings, settings_for_address
 from batchrun.store.runs import RunStore
+from tests.dask_processes import DaskProcesses
 from tests.faults.conftest import Project, wait_until
-from tests.test_connect import DaskProcesses, connect_to
+from tests.test_connect import connect_to
 from tests.test_run import assert_conserved
 
 pytestmark = [

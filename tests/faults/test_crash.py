@@ -1,0 +1,178 @@
+"""Services and clusters are killed at any moment: every row has one outcome, and nothing is done twice.
+
+``CRASH_POINTS`` says how many moments are tried in each case; the seed in a test's name draws its moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dask_processes import DaskProcesses
+from tests.faults.site import CONNECT, LOCAL, ROWS, Site, kill, marked, pid_of, site, some_time
+from tests.services import until
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.crash,
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows"),
+]
+WORKER = ("--no-nanny", "--nthreads", "1", "--memory-limit", "700MiB", "--resources", "MEMORY=734003200")
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """A scheduler with two workers that nothing kills."""
+    processes = DaskProcesses(tmp_path_factory.mktemp("dask"))
+    processes.scheduler()
+    for _ in range(2):
+        processes.worker(*WORKER)
+    yield processes
+    processes.stop()
+
+
+@pytest.fixture
+def connected(tmp_path, dask: DaskProcesses) -> Iterator[Site]:
+    """A site whose services share a cluster that outlives them."""
+    with site(tmp_path, CONNECT, address=dask.address) as here:
+        yield here
+
+
+def halfway(here: Site, run: str, rng: random.Random) -> None:
+    """Wait for a moment of a run that is drawn by lot."""
+    here.wait_for(run, rng.randrange(0, ROWS * 3 // 4))
+    some_time(rng)
+
+
+def test_a_service_that_is_killed_is_followed_by_the_next_one(connected: Site, rng):
+    run = connected.queue()
+    first = connected.up()
+    halfway(connected, run, rng)
+    kill(pid_of(first))
+
+    left = connected.look(run)
+    connected.up()
+
+    connected.check(run, left)
+
+
+def test_a_machine_that_is_switched_off_goes_on_where_it_was(tmp_path, rng):
+    with site(tmp_path, LOCAL) as here:
+        runs = [here.queue(pipeline=name) for name in ("squares", "apart")]
+        here.up()
+        halfway(here, rng.choice(runs), rng)
+        kill(*(process.pid for process in marked(here.token)))
+
+        left = [here.look(run) for run in runs]
+        here.up()
+
+        for run in runs:
+            here.check(run, *left)
+
+
+def test_a_service_that_slept_longer_than_its_lease_writes_nothing_more_and_goes_on_to_serve(
+    connected: Site, rng
+):
+    services = {one.service: pid_of(one) for one in (connected.up(), connected.up())}
+    run = connected.queue()
+    halfway(connected, run, rng)
+    sleeper = connected.owner(run)
+    if sleeper is None:  # it has ended
+        connected.check(run)
+        return
+    suspend(connected, services[sleeper])
+
+    left = connected.look(run)
+    until(lambda: connected.owner(run) != sleeper)
+    connected.wait_for(run, rng.randrange(len(left.rows), ROWS + 1))
+    os.kill(services[sleeper], signal.SIGCONT)
+
+    connected.check(run, left)
+    kill(*(pid for service, pid in services.items() if service != sleeper))
+    connected.check(connected.queue())
+
+
+def suspend(here: Site, pid: int) -> None:
+    """Stop a process that holds no lock of SQLite, which would stop all others as well."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        if can_be_written(here):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
+
+
+def can_be_written(here: Site) -> bool:
+    """Whether somebody else can write the store."""
+    store = here.place.folder / ".batchrun" / "store.db"
+    with contextlib.closing(sqlite3.connect(store, timeout=0.5, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_of_two_services_one_is_killed_and_the_other_goes_on(connected: Site, rng, where: str):
+    services = {one.service: pid_of(one) for one in (connected.up(), connected.up())}
+    runs = [connected.queue() for _ in range(4)]
+    halfway(connected, rng.choice(runs), rng)
+    killed = rng.choice(sorted(services))
+    if where == "elsewhere":
+        pretend_elsewhere(connected, killed)
+    kill(services[killed])
+
+    left = [connected.look(run) for run in runs]
+
+    for run in runs:
+        connected.check(run, *left)
+
+
+def pretend_elsewhere(here: Site, service: str) -> None:
+    """Let a service seem to be of another host, so that only its lease tells whether it is there."""
+    with here.place.store() as store:
+        store.services.update(service, process="another-host/1/0.0")
+
+
+def test_the_scheduler_is_killed_and_comes_back(tmp_path, rng):
+    killed_with_the_scheduler(tmp_path, rng, service_too=False)
+
+
+def test_the_scheduler_and_the_service_are_killed(tmp_path, rng):
+    killed_with_the_scheduler(tmp_path, rng, service_too=True)
+
+
+def killed_with_the_scheduler(folder, rng: random.Random, *, service_too: bool) -> None:
+    """Kill a scheduler and start it again with new workers."""
+    processes = DaskProcesses(folder)
+    scheduler = processes.scheduler()
+    workers = [processes.worker(*WORKER) for _ in range(2)]
+    try:
+        with site(folder, CONNECT, address=processes.address) as here:
+            run = here.queue()
+            service = here.up()
+            halfway(here, run, rng)
+            kill(scheduler.pid, *([pid_of(service)] if service_too else []))
+            left = here.look(run)
+            for process in (scheduler, *workers):  # a worker ends with its scheduler
+                process.wait(60)
+
+            processes.scheduler()
+            for _ in range(2):
+                processes.worker(*WORKER)
+            if service_too:
+                here.up()
+
+            here.check(run, left)
+    finally:
+        processes.stop()
