@@ -6,6 +6,7 @@ it starts. See https://distributed.dask.org/en/stable/resources.html.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,13 @@ __all__ = [
 
 MEMORY = "MEMORY"
 """The resource tag that counts bytes of memory."""
+_SIZES = {
+    f"{letter}{unit}": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for unit, base in (("B", 1000), ("iB", 1024))
+}
+_TIMES = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+"""What is read here, since Dask, which reads all else, takes long to import."""
 MOST_GROUPS = 4
 """Groups of workers that a headline names; of more it tells the number of workers only."""
 
@@ -38,6 +46,8 @@ def parse_bytes(text: str | float) -> int:
     >>> parse_bytes("6GiB")
     6442450944
     """
+    if isinstance(text, str) and (plain := re.fullmatch(r"(\d+)([KMGT]i?B)", text)):
+        return _above_zero(int(plain[1]) * _SIZES[plain[2]], text)
     from dask.utils import parse_bytes as parse
 
     try:
@@ -46,6 +56,10 @@ def parse_bytes(text: str | float) -> int:
         size = int(parse(text))
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise PipelineError(f"{text!r} is not a size; write it like '6GiB' or '512MiB'") from error
+    return _above_zero(size, text)
+
+
+def _above_zero(size: int, text: str | float) -> int:
     if size <= 0:
         raise PipelineError(f"a size must be above zero, not {text!r}")
     return size
@@ -59,6 +73,8 @@ def parse_seconds(text: str | float) -> float:
     >>> parse_seconds("90min"), parse_seconds("250ms"), parse_seconds(3)
     (5400.0, 0.25, 3.0)
     """
+    if isinstance(text, str) and (plain := re.fullmatch(r"(\d+)(ms|s|min|h|d)", text)):
+        return int(plain[1]) * _TIMES[plain[2]]
     from dask.utils import parse_timedelta
 
     written = str(text).strip()

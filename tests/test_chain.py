@@ -58,9 +58,7 @@ def test_nothing_follows_a_run_without_results(here):
 
 
 def test_a_parameter_that_no_pipeline_knows_is_refused_before_anything_runs(here):
-    with pytest.raises(
-        ParameterError, match="has a parameter `color`; they take `colours`, `factor`"
-    ):
+    with pytest.raises(ParameterError, match="has a parameter `color`; they take `colours`, `factor`"):
         run_pipeline(labelled | totals, NUMBERS, params={"color": 2}, **INLINE)
     with pytest.raises(ParameterError, match="cannot be 'many'"):
         run_pipeline(labelled | totals, NUMBERS, params={"factor": "many"}, **INLINE)

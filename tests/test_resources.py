@@ -190,3 +190,18 @@ def test_a_headline_stays_short_where_workers_have_no_groups_or_too_many():
     assert summarize_workers([Worker("a", str(n), 1, GIB) for n in range(3)]) == "3 workers"
     assert summarize_workers([Worker("a", f"node{n}", 1, GIB) for n in range(9)]) == "9 workers"
     assert summarize_workers([]) == "no worker"
+
+
+@pytest.mark.parametrize("unit", ["KiB", "MB", "GiB", "TB"])
+def test_sizes_that_are_read_without_dask_are_what_dask_reads(unit):
+    from dask.utils import parse_bytes as parse
+
+    assert parse_bytes(f"7{unit}") == parse_bytes(f"7 {unit}") == parse(f"7{unit}")
+
+
+@pytest.mark.parametrize("unit", ["ms", "s", "h", "d", "min"])
+def test_times_that_are_read_without_dask_are_what_dask_reads(unit):
+    from dask.utils import parse_timedelta
+
+    assert parse_seconds(f"90{unit}") == parse_seconds(f"90 {unit}")
+    assert parse_seconds(f"90{unit}") == parse_timedelta(f"90 {'minutes' if unit == 'min' else unit}")
