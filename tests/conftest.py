@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,10 @@ run: {flush_every: 50ms}
 """
 
 
+_shared = ""
+"""The cluster that all tests of the process share, as its settings; empty before the first that uses it."""
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, so that runs are recorded there and nowhere else."""
@@ -45,14 +51,28 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Two standard workers and one with HIGHMEM, started once and kept warm for all tests of the process."""
     folder = tmp_path_factory.mktemp("cluster")
+    global _shared
     (folder / "cluster.yaml").write_text(CLUSTER % (folder / "store").as_posix())
-    return load_settings(folder / "cluster.yaml")
+    settings = load_settings(folder / "cluster.yaml")
+    _shared = settings.cluster.model_dump_json()
+    return settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_other_cluster_is_left() -> Iterator[None]:
+    """Close what a module started and left warm, all but the cluster that all share: it would take time from
+    every test that follows."""
+    yield
+    local = sys.modules.get("batchrun.cluster.local")
+    for key in [key for key in local._warm if key[1] != _shared] if local else []:
+        local._warm.pop(key).close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that start processes on one worker of xdist, where they share the warm cluster."""
     for item in items:
-        if item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
+        uses = "cluster" in getattr(item, "fixturenames", ())
+        if uses or item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 

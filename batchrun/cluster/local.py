@@ -235,6 +235,8 @@ def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
             # A paused worker keeps its tasks and never starts them: a stage that leaves much memory behind
             # would hang its run. Past 95 % the nanny ends the worker, which is seen and recovered from.
             "distributed.worker.memory.pause": False,
+            # By default a hundred looks a second at what its threads do, which an idle worker pays for too.
+            "distributed.worker.profile.interval": "100ms",
         },
     }
 
