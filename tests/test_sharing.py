@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -308,6 +309,16 @@ class Driver(threading.Thread):
         d.leave()
 
 
+@pytest.fixture
+def interleaved() -> Iterator[None]:
+    """Threads take turns so often that what is not guarded is found out."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("interleaved")
 def test_many_threads_run_each_chunk_once_and_never_more_on_a_worker_than_it_has_threads():
     workers = [standard(0), standard(1, threads=2)]
     shared, cluster = SharedSlots(), Cluster(*workers)
