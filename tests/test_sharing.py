@@ -25,6 +25,7 @@ from batchrun.resources import Demand, Worker
 from batchrun.runner import SharedSlots
 from batchrun.runner.sharing import SharedDispatcher
 from batchrun.waiting import Waiting
+from tests.test_dispatch import measured
 from tests.test_run import assert_conserved
 
 GIB = 2**30
@@ -115,7 +116,7 @@ class TestTheMailbox:
 
     def test_lets_those_wait_again_that_were_to_ride_with_a_chunk_that_is_dropped(self):
         shared, first, second = self.two(standard(0))
-        second.measured(0, 0.001, cost=1)
+        measured(second, 0.001, cost=1)
         second.behind = 100
         first.give_back(self.running[0])
         first.offer()
@@ -171,7 +172,7 @@ class TestSlots:
     def test_of_a_task_that_turned_out_long_are_given_back_whole(self):
         shared = SharedSlots()
         run = Member(shared, standard(0))
-        run.measured(0, 0.05, cost=1)
+        measured(run, 0.05, cost=1)
         run.let_wait(0, apart=True)
         (choice,) = run.choose()
         assert not choice.long
