@@ -623,7 +623,7 @@ def turns_on_one_slot(runs: list[Dispatcher], number: int) -> Counter:
 class TestRunsThatShareWorkers:
     def test_three_long_solves_have_the_next_free_slots_beside_a_hundred_thousand_short_chunks(self):
         short, solves = runs = runs_that_share([standard(number) for number in range(8)], {}, {})
-        short.measured(0, 0.05, cost=1)
+        measured(short, 0.05, cost=1)
         let_wait(short, 100_000)
         busy = [choice for _, choice in shared_out(runs)]
         assert any(choice.ahead for choice in busy)  # it had the workers to itself
@@ -643,7 +643,7 @@ class TestRunsThatShareWorkers:
         solves, short = runs = runs_that_share([standard(number) for number in range(4)], {}, {})
         let_wait(solves, 3, seconds=3_600.0)
         assert [number for number, _ in shared_out(runs)] == [0, 0, 0]
-        short.measured(0, 1.0, cost=1)
+        measured(short, 1.0, cost=1)
         let_wait(short, 100_000)
 
         for _ in range(50):
@@ -706,7 +706,7 @@ class TestRunsThatShareWorkers:
     def test_nobody_queues_behind_a_busy_thread_while_two_runs_wait(self):
         runs = runs_that_share([standard(0)], {}, {})
         for d in runs:
-            d.measured(0, 0.05, cost=1)
+            measured(d, 0.05, cost=1)
             let_wait(d, 100)
 
         assert [choice.ahead for _, choice in shared_out(runs)] == [False]
@@ -728,7 +728,7 @@ def test_a_run_has_no_more_slots_than_it_may_also_if_it_is_alone():
 def test_chunks_that_ride_together_are_shared_out_over_the_slots_that_the_run_may_have():
     d = dispatcher(*[standard(number) for number in range(8)])
     d.look_ahead_seconds, d.most = 0.0, 1
-    d.measured(0, 0.001, cost=1)
+    measured(d, 0.001, cost=1)
     let_wait(d, 16)
 
     assert packed(d) == [list(range(8))]
@@ -748,7 +748,7 @@ def test_slots_are_shared_so_that_none_is_idle_no_cap_is_passed_and_nobody_starv
     members = runs_that_share(workers, *[{"priority": p, "most": most} for p, most, _, _ in runs])
     for d, (_, _, chunks, short) in zip(members, runs, strict=True):
         if short:
-            d.measured(0, 0.06, cost=1)
+            measured(d, 0.06, cost=1)
         let_wait(d, chunks, apart=True)
     running: list[tuple[int, Choice]] = []
     total, several = sum(threads), sum(d.waiting > 0 for d in members) > 1

@@ -15,7 +15,7 @@ import pytest
 from batchrun import ChunkContext, Pipeline, RunState, Stage, by_rows, launch, submit_pipeline
 from batchrun.cluster.executor import DaskExecutor
 from batchrun.config import Settings, load_settings
-from batchrun.dispatch import AHEAD_TRUST, Choice
+from batchrun.dispatch import Choice
 from batchrun.errors import UsageError
 from batchrun.events import AttemptEnded, ChunksPlanned, Event
 from batchrun.executor import TaskDone, TaskLost
@@ -25,6 +25,7 @@ from batchrun.resources import Demand, Worker
 from batchrun.runner import SharedSlots
 from batchrun.runner.sharing import SharedDispatcher
 from batchrun.waiting import Waiting
+from tests.test_dispatch import measured
 from tests.test_run import assert_conserved
 
 GIB = 2**30
@@ -115,7 +116,7 @@ class TestTheMailbox:
 
     def test_lets_those_wait_again_that_were_to_ride_with_a_chunk_that_is_dropped(self):
         shared, first, second = self.two(standard(0))
-        second.measured(0, 0.1, chunks=100, cost=100)
+        measured(second, 0.001, cost=1)
         second.behind = 100
         first.give_back(self.running[0])
         first.offer()
@@ -171,8 +172,7 @@ class TestSlots:
     def test_of_a_task_that_turned_out_long_are_given_back_whole(self):
         shared = SharedSlots()
         run = Member(shared, standard(0))
-        for _ in range(AHEAD_TRUST):
-            run.measured(0, 0.05, cost=1)
+        measured(run, 0.05, cost=1)
         run.let_wait(0, apart=True)
         (choice,) = run.choose()
         assert not choice.long
