@@ -681,4 +681,17 @@ def test_runs_are_listed_newest_first_by_state_and_no_more_than_asked(url):
             store.create(replace(record(f"delays-{number}", created=number), state=state))
 
         assert [found.run_id for found in store.list(limit=2)] == ["delays-3", "delays-2"]
-        assert [found.run_id for found in store.list(state=RunState.RUNNING)] == ["delays-2", "delays-0"]
+        assert [found.run_id for found in store.list(states=[RunState.RUNNING])] == ["delays-2", "delays-0"]
+
+
+def test_a_store_that_is_closed_leaves_the_connections_of_others_and_the_last_leaves_none(url):
+    first, second = RunStore(url), RunStore(url)
+    pool = first._database.engine.pool
+    with first._database.begin() as connection:
+        second.close()
+        second.close()
+        assert connection.execute(sa.select(1)).scalar_one() == 1
+    assert first._database.engine.pool is pool
+    first.close()
+
+    assert pool.checkedin() == pool.checkedout() == 0
