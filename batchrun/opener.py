@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.config import Settings, load_settings, settings_for_address
+from batchrun.data.files import is_local
 from batchrun.data.shared_memory import MemoryFolder, offer_memory
 from batchrun.definition import Pipeline
 from batchrun.errors import UsageError
@@ -50,6 +51,13 @@ class Opener:
         Raises UsageError if it must be there and cannot.
         """
         wanted = self._settings.run.spool
+        if not is_local(self._settings.artifact_root):  # the run's folder leads to it
+            if wanted == "memory":
+                raise UsageError(
+                    "`run.spool` is memory, and `artifacts` is a URL; set the one to auto or disk, or the other "
+                    "to a folder"
+                )
+            return None
         offered = None if wanted == "disk" else offer_memory(run_id, required=wanted == "memory")
         if offered is None or (self._executor is None and self._starts_here):
             return offered

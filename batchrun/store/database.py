@@ -6,7 +6,9 @@ import contextlib
 import functools
 import hashlib
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,13 @@ class Database:
         self.url = given.set(drivername="postgresql+psycopg") if plain else given
         with _translated(self._place):
             self.engine = _engine_of(self._absolute())
-            self._migrate()
+            self._open = False
+            self._count(1)
+            try:
+                self._migrate()
+            except BaseException:
+                self.close()
+                raise
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -109,8 +117,18 @@ class Database:
             cursor.close()
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
-        self.engine.dispose()
+        """Close the connections, unless others of this process use the same database."""
+        if self._open:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        """Count those that use the engine; a connection that one of them has in use must find its pool."""
+        with _counting:
+            self._open = change > 0
+            _users[self.engine] += change
+            if not _users[self.engine]:
+                del _users[self.engine]
+                self.engine.dispose()
 
     def _absolute(self) -> sa.URL:
         """The address, the same whatever the current folder is; makes the folder of a file."""
@@ -182,6 +200,10 @@ def _shown(url: sa.URL) -> str:
     """The address without its password."""
     hidden = {name: "***" for name in url.query if "pass" in name}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+_users: Counter[sa.Engine] = Counter()
+_counting = threading.Lock()
 
 
 @functools.lru_cache(maxsize=16)

@@ -741,3 +741,16 @@ def test_a_run_that_goes_on_is_not_removed(url):
 
         assert not store.removal.remove("delays-1")
         assert [run.kept_because for run in store.removal.runs()] == ["it is running"]
+
+
+def test_a_store_that_is_closed_leaves_the_connections_of_others_and_the_last_leaves_none(url):
+    first, second = RunStore(url), RunStore(url)
+    pool = first._database.engine.pool
+    with first._database.begin() as connection:
+        second.close()
+        second.close()
+        assert connection.execute(sa.select(1)).scalar_one() == 1
+    assert first._database.engine.pool is pool
+    first.close()
+
+    assert pool.checkedin() == pool.checkedout() == 0
