@@ -67,7 +67,10 @@ class Heart(threading.Thread):
                     self.asked = self.asked or store.services.asked(self._service)
                     turn += 1
                     self._over.wait(min(ASKED_EVERY, lease / BEATS))
-                except StoreError as error:
-                    logger.warning("the heart of %s missed a beat: %s", self._service, error)
+                except Exception as error:  # whatever it is, the runs are lost if nobody renews the leases
+                    known = isinstance(error, StoreError)
+                    logger.warning(
+                        "the heart of %s missed a beat: %s", self._service, error, exc_info=not known
+                    )
                     turn = 0
                     self._over.wait(RETRY_AFTER)

@@ -196,7 +196,7 @@ class RunQueue:
                 .join(table, table.c.run == runs.c.number)
                 .where(table.c.owner == service)
             )
-            found = dict(connection.execute(mine).tuples())
+            found = {row.run_id: row.number for row in connection.execute(mine)}
             numbers = [number for run_id, number in found.items() if run_id in driven]
             if numbers:
                 connection.execute(

@@ -10,9 +10,11 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +34,14 @@ WORKER = ("--no-nanny", "--nthreads", "1", "--memory-limit", "700MiB", "--resour
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
     """A scheduler with two workers that nothing kills."""
     processes = DaskProcesses(tmp_path_factory.mktemp("dask"))
-    processes.scheduler()
-    for _ in range(2):
-        processes.worker(*WORKER)
+    start(processes)
     yield processes
     processes.stop()
+
+
+def start(dask: DaskProcesses) -> list[subprocess.Popen[bytes]]:
+    """Start a scheduler and two workers."""
+    return [dask.scheduler(), dask.worker(*WORKER), dask.worker(*WORKER)]
 
 
 @pytest.fixture
@@ -152,27 +157,22 @@ def test_the_scheduler_and_the_service_are_killed(tmp_path, rng):
     killed_with_the_scheduler(tmp_path, rng, service_too=True)
 
 
-def killed_with_the_scheduler(folder, rng: random.Random, *, service_too: bool) -> None:
+def killed_with_the_scheduler(folder: Path, rng: random.Random, *, service_too: bool) -> None:
     """Kill a scheduler and start it again with new workers."""
-    processes = DaskProcesses(folder)
-    scheduler = processes.scheduler()
-    workers = [processes.worker(*WORKER) for _ in range(2)]
-    try:
-        with site(folder, CONNECT, address=processes.address) as here:
-            run = here.queue()
-            service = here.up()
-            halfway(here, run, rng)
-            kill(scheduler.pid, *([pid_of(service)] if service_too else []))
-            left = here.look(run)
-            for process in (scheduler, *workers):  # a worker ends with its scheduler
-                process.wait(60)
+    dask = DaskProcesses(folder)
+    with site(folder, CONNECT, address=dask.address) as here, contextlib.ExitStack() as stack:
+        stack.callback(dask.stop)
+        started = start(dask)
+        run = here.queue()
+        service = here.up()
+        halfway(here, run, rng)
+        kill(started[0].pid, *([pid_of(service)] if service_too else []))
+        left = here.look(run)
+        for process in started:  # workers end with their scheduler
+            process.wait(60)
 
-            processes.scheduler()
-            for _ in range(2):
-                processes.worker(*WORKER)
-            if service_too:
-                here.up()
+        start(dask)
+        if service_too:
+            here.up()
 
-            here.check(run, left)
-    finally:
-        processes.stop()
+        here.check(run, left)
