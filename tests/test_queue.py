@@ -76,17 +76,25 @@ def test_one_service_holds_a_run_until_its_lease_has_passed(store: RunStore):
         first.update(rows_solved=1)
     with pytest.raises(LeaseLostError):
         store.queue.release(first)
-    assert store.queue.renew("one", 60.0) == {"r2"}
-    assert store.queue.renew("two", 60.0) == {"r1"}
+    assert store.queue.renew("one", 60.0, ["r1", "r2"]) == {"r2"}
+    assert store.queue.renew("two", 60.0, ["r1"]) == {"r1"}
     assert not store.queue.anything_free()
 
 
 def test_a_lease_that_is_renewed_does_not_pass(store: RunStore):
     queued(store, "r1")
     claim(store, "r1", "one", lease=0.05)
-    store.queue.renew("one", 60.0)
+    store.queue.renew("one", 60.0, ["r1"])
     time.sleep(0.06)
     assert claim(store, "r1", "two") is None
+
+
+def test_a_run_that_its_service_holds_and_does_not_drive_becomes_free(store: RunStore):
+    queued(store, "r1")
+    claim(store, "r1", "one", lease=0.05)
+    assert store.queue.renew("one", 60.0, []) == {"r1"}
+    time.sleep(0.06)
+    assert claim(store, "r1", "one") is not None
 
 
 def test_a_run_of_a_service_that_is_known_to_be_gone_is_taken_at_once(store: RunStore):

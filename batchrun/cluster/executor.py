@@ -14,6 +14,7 @@ start of a straggler brings it along in any case.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import operator
@@ -31,6 +32,8 @@ from distributed import Client, Future
 
 from batchrun.cluster.connection import Connection, list_workers, worker_facts
 from batchrun.cluster.entry import Entry
+from batchrun.cluster.gathering import gather
+from batchrun.cluster.loss import loss_is_noticed, scheduler_is_gone
 from batchrun.cluster.stopping import ask_back, ask_to_stop, end_tasks
 from batchrun.errors import ClusterError
 from batchrun.executor import (
@@ -44,7 +47,6 @@ from batchrun.executor import (
 )
 from batchrun.resources import Worker, format_bytes
 from batchrun.status import TaskStatus
-from batchrun.worker.work import WorkResult
 
 if TYPE_CHECKING:
     from batchrun.data.source import Source
@@ -90,7 +92,8 @@ class DaskExecutor:
         """
         self.description = connection.description
         self._client: Client = connection.client
-        self.dashboard = self._install_page() if connection.dashboard else ""
+        with loss_is_noticed(self._client, self.description):
+            self.dashboard = self._install_page() if connection.dashboard else ""
         self._entry: Future | None = None
         self._program = b""
         self._batches = 0
@@ -106,10 +109,11 @@ class DaskExecutor:
         self._advertised: dict[str, frozenset[str]] = {}
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._topic = f"batchrun-status-{self._client.id}"
-        self._connected = True
-        self._subscribe()
+        self._comm: object = self._client.scheduler_comm
         self._local = connection.local
-        self.shares_files = self._local or (shared_folder is not None and self.shares(shared_folder))
+        with loss_is_noticed(self._client, self.description):
+            self._subscribe()
+            self.shares_files = self._local or (shared_folder is not None and self.shares(shared_folder))
 
     def shares(self, folder: str) -> bool:
         """Whether a worker of each host reads and writes in *folder* what the runner does."""
@@ -125,9 +129,10 @@ class DaskExecutor:
         change = self._change
         if self._seen is not None and self._seen[0] == change:
             return self._seen[1]
-        facts = worker_facts(self._client)
+        with loss_is_noticed(self._client, self.description):
+            facts = worker_facts(self._client)
+            found = list_workers(self._client, facts)
         self._advertised = {at: frozenset(known.get("resources") or ()) for at, known in facts.items()}
-        found = list_workers(self._client, facts)
         with self._lock:
             self._names.update((worker.address, worker.name) for worker in found)
         self._seen = change, found
@@ -139,7 +144,8 @@ class DaskExecutor:
         if len(self._program) <= _SMALL_PROGRAM:
             return
         key = f"batchrun-program-{uuid.uuid4().hex}"
-        self._entry = self._client.submit(pickle.loads, self._program, key=key, pure=False, priority=1)
+        with loss_is_noticed(self._client, self.description):
+            self._entry = self._client.submit(pickle.loads, self._program, key=key, pure=False, priority=1)
 
     def submit(self, placements: Sequence[Placement]) -> None:
         """Send the tasks in one graph, earlier batches before later ones."""
@@ -157,7 +163,8 @@ class DaskExecutor:
             placement.task.key: self._layer(placement, blobs[placement.task.key]) for placement in placements
         }
         graph = HighLevelGraph(layers, {key: set() for key in layers})
-        futures = self._client.get(graph, list(layers), sync=False)
+        with loss_is_noticed(self._client, self.description):
+            futures = self._client.get(graph, list(layers), sync=False)
         with self._lock:
             for placement, future in zip(placements, futures, strict=True):
                 self._held[placement.task.key] = _Held(future, placement.worker)
@@ -223,7 +230,8 @@ class DaskExecutor:
             self._scattered.pop(key, None)
         if gone and self._client.status == "running":
             running = self._by_worker(gone)
-            self._client.cancel([held.future for held in gone.values()], force=True)
+            with loss_is_noticed(self._client, self.description):
+                self._client.cancel([held.future for held in gone.values()], force=True)
             end_tasks(self._client, running)
 
     def regroup(self, source: Source, columns: tuple[str, ...], folder: str) -> Source:
@@ -256,8 +264,9 @@ class DaskExecutor:
             self._entry.release()
             self._entry = None
         if self._client.status == "running":
-            for topic in ("all", "worker-restart-memory", self._topic):
-                self._client.unsubscribe_topic(topic)
+            with contextlib.suppress(OSError):  # it was lost just now
+                for topic in ("all", "worker-restart-memory", self._topic):
+                    self._client.unsubscribe_topic(topic)
 
     def _install_page(self) -> str:
         from batchrun.dashboard.plugin import install
@@ -363,16 +372,27 @@ class DaskExecutor:
 
     def _check_connection(self) -> None:
         status = self._client.status
-        if status == "running" and not self._connected:
+        if status in ("closed", "closing"):
+            raise scheduler_is_gone(self.description)
+        comm = self._client.scheduler_comm
+        if status == "running" and comm is not self._comm:  # it may have gone and come back between two looks
+            self._comm = comm
             self._subscribe()
             self._change = next(self._changes)
+            self._miss_workers()
             self._inbox.put(WorkersChanged())
-        elif status in ("closed", "closing"):
-            raise ClusterError(
-                f"the scheduler of the {self.description} is gone and did not come back. What is finished is "
-                "recorded: start the cluster again and resume the run"
-            )
-        self._connected = status == "running"
+
+    def _miss_workers(self) -> None:
+        """Cancel what is pinned to workers that the scheduler, which may be a new one, does not know."""
+        there = worker_facts(self._client)
+        with self._lock:
+            left = [held for held in self._held.values() if held.address not in there and not held.delivered]
+            for held in left:
+                name = self._names.get(held.address, held.address)
+                self._gone[held.address] = f"worker {name} went away with the scheduler"
+        if left:
+            with loss_is_noticed(self._client, self.description):
+                self._client.cancel([held.future for held in left])
 
     # Reading
 
@@ -397,7 +417,7 @@ class DaskExecutor:
         with self._lock:
             held = {key: self._held[key] for key in keys if key in self._held}
         held = {key: task for key, task in held.items() if not task.delivered}
-        results = self._gather({key: task.future for key, task in held.items()})
+        results = gather(self._client, {key: task.future for key, task in held.items()})
         for key, task in held.items():
             result = results.get(key)
             if result is not None:
@@ -406,23 +426,6 @@ class DaskExecutor:
             else:
                 signals.append(self._lost(key, task))
         return [*signals, WorkersChanged()] if changed else signals
-
-    def _gather(self, futures: dict[str, Future]) -> dict[str, WorkResult | None]:
-        finished = {key: future for key, future in futures.items() if future.status == "finished"}
-        if not finished:
-            return {}
-        try:
-            gathered: dict[str, WorkResult | None] = self._client.gather(finished, errors="skip")
-            return gathered
-        except Exception as error:  # one result that cannot be read must not hide the others
-            _log.debug("a batch of results could not be read at once: %s", error)
-        one_by_one: dict[str, WorkResult | None] = {}
-        for key, future in finished.items():
-            try:
-                one_by_one[key] = self._client.gather([future], errors="skip")[0]
-            except Exception as error:
-                _log.debug("%s: %s", key, error)
-        return one_by_one
 
     def _lost(self, key: str, task: _Held) -> TaskLost:
         with self._lock:

@@ -15,7 +15,7 @@ from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline
 from batchrun.displays import displays
-from batchrun.errors import BatchrunError, ClusterError, LeaseLostError, StoreError
+from batchrun.errors import BatchrunError, ClusterError, LeaseLostError, RunNotFoundError, StoreError
 from batchrun.events import ChunksSettled, Event
 from batchrun.opener import Opener
 from batchrun.outcome import ErrorRecord, RunState
@@ -75,10 +75,14 @@ class Drive(threading.Thread):
             self._session.leave()
 
     def check(self) -> None:
-        """Let go of the run if another service has taken it over."""
+        """Let go of the run if another service has taken it over, or somebody removed it."""
         with RunStore(self._settings.store_url) as store:
-            if store.find(self.run_id).fence != self._writer.fence:
-                self.leave()
+            try:
+                lost = store.find(self.run_id).fence != self._writer.fence
+            except RunNotFoundError:
+                lost = True
+        if lost:
+            self.leave()
 
     def run(self) -> None:
         """What the thread does."""

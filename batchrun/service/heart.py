@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from batchrun.config import Settings
 from batchrun.errors import StoreError
@@ -28,15 +28,23 @@ class Heart(threading.Thread):
     Args:
         settings: The service's.
         service: Its id.
+        driven: Gives the runs that it drives, whose leases are renewed.
         held: Is called after each beat with the runs that the service still holds.
     """
 
-    def __init__(self, settings: Settings, service: str, held: Callable[[set[str]], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        service: str,
+        driven: Callable[[], Collection[str]],
+        held: Callable[[set[str]], None],
+    ) -> None:
         super().__init__(name="batchrun-heart", daemon=True)
         self.asked: str | None = None
         """How the service was asked to stop; None if it was not."""
         self._settings = settings
         self._service = service
+        self._driven = driven
         self._held = held
         self._over = threading.Event()
 
@@ -54,12 +62,15 @@ class Heart(threading.Thread):
             while not self._over.is_set():
                 try:
                     if turn % looks == 0:
-                        self._held(store.queue.renew(self._service, lease))
+                        self._held(store.queue.renew(self._service, lease, self._driven()))
                         store.services.beat(self._service)
                     self.asked = self.asked or store.services.asked(self._service)
                     turn += 1
                     self._over.wait(min(ASKED_EVERY, lease / BEATS))
-                except StoreError as error:
-                    logger.warning("the heart of %s missed a beat: %s", self._service, error)
+                except Exception as error:  # whatever it is, the runs are lost if nobody renews the leases
+                    known = isinstance(error, StoreError)
+                    logger.warning(
+                        "the heart of %s missed a beat: %s", self._service, error, exc_info=not known
+                    )
                     turn = 0
                     self._over.wait(RETRY_AFTER)

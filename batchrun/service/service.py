@@ -107,7 +107,7 @@ class Service:
         self._looked = float("-inf")
         self._fired = float("-inf")
         self._told: list[str] = []
-        self._heart = Heart(settings, self.service, self._lost)
+        self._heart = Heart(settings, self.service, self._driven, self._lost)
         self._messenger = Messenger(settings)
 
     def stop(self) -> None:
@@ -224,6 +224,10 @@ class Service:
             logger.warning("%s is gone; its runs go on here", service)
             self._store.services.remove(service, gone=True)
         return gone
+
+    def _driven(self) -> list[str]:
+        """Called by the heart: the runs that are driven now."""
+        return [run_id for run_id, drive in list(self._drives.items()) if drive.is_alive()]
 
     def _lost(self, held: set[str]) -> None:
         """Called by the heart with the runs that the service still holds."""

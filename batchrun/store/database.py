@@ -26,6 +26,9 @@ __all__ = ["Database"]
 _CLOCK = sa.text("SELECT extract(epoch FROM clock_timestamp())")
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _VERSION = sa.text("SELECT version_num FROM alembic_version")
+_AS_MANY_AS_ASKED = -1
+"""Connections beyond those that are kept: no thread, the heart of a service least of all, may have to wait
+until others, who wait for the database, have let go of one."""
 _CONNECT_SECONDS = 10
 """How long a server may take to answer, unless the address says otherwise with ``connect_timeout``."""
 
@@ -210,13 +213,13 @@ _counting = threading.Lock()
 def _engine_of(url: sa.URL) -> sa.Engine:
     """The engine of a database, the same one each time, because it remembers the statements it compiled."""
     if url.get_backend_name() == "sqlite":
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, max_overflow=_AS_MANY_AS_ASKED)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     patient = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
     try:
-        return sa.create_engine(url, pool_pre_ping=True, connect_args=patient)
+        return sa.create_engine(url, pool_pre_ping=True, max_overflow=_AS_MANY_AS_ASKED, connect_args=patient)
     except ImportError as error:
         raise StoreError(
             f"the store is a {url.get_backend_name()} database, and {url.get_driver_name()} cannot be "

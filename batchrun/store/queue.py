@@ -182,22 +182,29 @@ class RunQueue:
             tell(connection, EventKind.RUN_TAKEN, run=row.number, process=driver, service=service)
         return RunWriter(self._database, run_id, fence)
 
-    def renew(self, service: str, lease: float) -> set[str]:
-        """Hold what the service holds for so many seconds more; returns the runs that are still its own."""
+    def renew(self, service: str, lease: float, driven: Collection[str]) -> set[str]:
+        """Hold the runs of the service that it drives for so many seconds more.
+
+        What it holds and does not drive, because it could not write that it let it go, becomes free when its
+        lease has passed. Returns the runs that are still the service's own.
+        """
         table, runs = schema.queue, schema.runs
         with self._database.write() as connection:
             now = self._database.now(connection)
             mine = (
-                sa.select(runs.c.run_id)
+                sa.select(runs.c.run_id, runs.c.number)
                 .join(table, table.c.run == runs.c.number)
                 .where(table.c.owner == service)
             )
-            found = set(connection.execute(mine).scalars())
-            if found:
+            found = {row.run_id: row.number for row in connection.execute(mine)}
+            numbers = [number for run_id, number in found.items() if run_id in driven]
+            if numbers:
                 connection.execute(
-                    table.update().where(table.c.owner == service).values(lease_until=now + lease)
+                    table.update()
+                    .where(table.c.owner == service, table.c.run.in_(numbers))
+                    .values(lease_until=now + lease)
                 )
-        return found
+        return set(found)
 
     def release(self, writer: RunWriter, *, fruitless: int = 0) -> None:
         """Let another service, or the same one later, have a run; one that was under way waits again.

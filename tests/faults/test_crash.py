@@ -10,14 +10,20 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
+from batchrun.store.services import ServiceRecord
 from tests.dask_processes import DaskProcesses
 from tests.faults.site import CONNECT, LOCAL, ROWS, Site, kill, marked, pid_of, site, some_time
+from tests.postgres import PostgresServer
 from tests.services import until
 
 pytestmark = [
@@ -32,11 +38,14 @@ WORKER = ("--no-nanny", "--nthreads", "1", "--memory-limit", "700MiB", "--resour
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
     """A scheduler with two workers that nothing kills."""
     processes = DaskProcesses(tmp_path_factory.mktemp("dask"))
-    processes.scheduler()
-    for _ in range(2):
-        processes.worker(*WORKER)
+    start(processes)
     yield processes
     processes.stop()
+
+
+def start(dask: DaskProcesses) -> list[subprocess.Popen[bytes]]:
+    """Start a scheduler and two workers."""
+    return [dask.scheduler(), dask.worker(*WORKER), dask.worker(*WORKER)]
 
 
 @pytest.fixture
@@ -152,27 +161,126 @@ def test_the_scheduler_and_the_service_are_killed(tmp_path, rng):
     killed_with_the_scheduler(tmp_path, rng, service_too=True)
 
 
-def killed_with_the_scheduler(folder, rng: random.Random, *, service_too: bool) -> None:
+def killed_with_the_scheduler(folder: Path, rng: random.Random, *, service_too: bool) -> None:
     """Kill a scheduler and start it again with new workers."""
-    processes = DaskProcesses(folder)
-    scheduler = processes.scheduler()
-    workers = [processes.worker(*WORKER) for _ in range(2)]
-    try:
-        with site(folder, CONNECT, address=processes.address) as here:
-            run = here.queue()
-            service = here.up()
-            halfway(here, run, rng)
-            kill(scheduler.pid, *([pid_of(service)] if service_too else []))
-            left = here.look(run)
-            for process in (scheduler, *workers):  # a worker ends with its scheduler
-                process.wait(60)
+    dask = DaskProcesses(folder)
+    with site(folder, CONNECT, address=dask.address) as here, contextlib.ExitStack() as stack:
+        stack.callback(dask.stop)
+        started = start(dask)
+        run = here.queue()
+        service = here.up()
+        halfway(here, run, rng)
+        kill(started[0].pid, *([pid_of(service)] if service_too else []))
+        left = here.look(run)
+        for process in started:  # workers end with their scheduler
+            process.wait(60)
 
-            processes.scheduler()
-            for _ in range(2):
-                processes.worker(*WORKER)
-            if service_too:
-                here.up()
+        start(dask)
+        if service_too:
+            here.up()
 
-            here.check(run, left)
-    finally:
-        processes.stop()
+        here.check(run, left)
+
+
+@pytest.mark.parametrize("patience", ["1min", "1s"])
+def test_postgresql_is_killed_and_comes_back(
+    tmp_path: Path, dask: DaskProcesses, postgres: PostgresServer, rng: random.Random, patience: str
+):
+    values = {"address": dask.address, "store": postgres.url(), "store_timeout": patience}
+    with site(tmp_path, CONNECT, **values) as here:
+        run = here.queue()
+        here.up()
+        halfway(here, run, rng)
+        left = here.look(run)
+        postgres.stop()
+        time.sleep(rng.uniform(0.2, 3.0))
+        postgres.start()
+
+        here.check(run, left)
+        here.check(here.queue())
+
+
+def test_an_artifact_root_that_is_away_is_waited_for(tmp_path: Path, dask: DaskProcesses, rng: random.Random):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    (tmp_path / "artifacts").symlink_to(folder)
+    with site(tmp_path, CONNECT, address=dask.address) as here:
+        run = here.queue()
+        here.up()
+        halfway(here, run, rng)
+        replace_artifacts(tmp_path, lambda new: new.write_text("in the way"))
+        time.sleep(0.3)  # what was being committed is committed
+        solved = here.report(run).rows_solved
+        time.sleep(20.0 if int(os.environ.get("CRASH_POINTS", "2")) > 2 else 3.0)
+        assert here.report(run).rows_solved == solved
+        replace_artifacts(tmp_path, lambda new: new.symlink_to(folder))
+
+        here.check(run)
+
+
+def replace_artifacts(folder: Path, make: Callable[[Path], object]) -> None:
+    """Put something in the place of the link to the artifact root, in one step."""
+    make(folder / "new")
+    (folder / "new").replace(folder / "artifacts")
+
+
+@pytest.mark.parametrize("pipeline", ["squares", "apart"])
+@pytest.mark.parametrize("which", ["one", "all"])
+def test_workers_are_killed(tmp_path: Path, rng: random.Random, which: str, pipeline: str):
+    with site(tmp_path, LOCAL) as here:
+        run = here.queue(pipeline=pipeline)
+        service = here.up()
+        halfway(here, run, rng)
+        workers = workers_of(service)
+        left = here.look(run)
+        kill(*(workers if which == "all" else [rng.choice(workers)]))
+
+        here.check(run, left)
+        here.check(here.queue())
+
+
+def workers_of(service: ServiceRecord) -> list[int]:
+    """The worker processes of a service with a local cluster."""
+    children = psutil.Process(pid_of(service)).children(recursive=True)
+    return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_a_client_that_is_killed_has_queued_its_run_or_has_not(connected: Site, rng: random.Random):
+    connected.up()
+    before, began = known_runs(connected), time.monotonic()
+    submit(connected, "--detach").wait(120)
+    took = time.monotonic() - began
+    [first] = known_runs(connected) - before
+
+    for options in (["--detach"], []):
+        client = submit(connected, *options)
+        time.sleep(rng.uniform(0, 1.3 * took))
+        kill(client.pid)
+        client.wait()
+
+    for run in known_runs(connected):
+        connected.check(run)
+    assert len(known_runs(connected)) <= 3
+    again = connected.queue()
+    connected.check(first)
+    connected.check(again)
+
+
+def submit(here: Site, *options: str) -> subprocess.Popen[bytes]:
+    """Start a client that submits a run."""
+    calls = here.place.folder / "calls" / uuid.uuid4().hex
+    calls.mkdir(parents=True)
+    asked = ["work:squares", "-i", "in.parquet", "-p", "seconds=0.05", "-p", f"calls={calls}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "batchrun", "submit", *asked, *options],
+        cwd=here.place.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def known_runs(here: Site) -> set[str]:
+    """All runs that the store knows."""
+    with here.place.store() as store:
+        return {record.run_id for record in store.list(limit=None)}
