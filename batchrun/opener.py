@@ -54,8 +54,8 @@ class Opener:
         if not is_local(self._settings.artifact_root):  # the run's folder leads to it
             if wanted == "memory":
                 raise UsageError(
-                    "`run.spool` is memory, and `artifacts` is a URL; set the one to auto or disk, or the other "
-                    "to a folder"
+                    "`run.spool` is memory, and `artifacts` is a URL; set the one to auto or disk, or the "
+                    "other to a folder"
                 )
             return None
         offered = None if wanted == "disk" else offer_memory(run_id, required=wanted == "memory")
