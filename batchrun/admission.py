@@ -57,8 +57,8 @@ def admit(candidates: Iterable[Candidate], now: float) -> Admission:
     >>> short, long = Candidate("short", queued=5.0, priority=1), Candidate("long", queued=0.0)
     >>> admit([long, short], now=10.0).ready
     ('short', 'long')
-    >>> admit([long, Candidate("later", queued=0.0, not_before=20.0)], now=10.0).waits["later"]
-    'until its time has come, in 10 s'
+    >>> admit([long, Candidate("later", queued=0.0, not_before=100.0)], now=10.0).waits["later"]
+    'until its time has come, in 1 min 30 s'
     """
     from batchrun.resources import format_seconds
 

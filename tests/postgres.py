@@ -55,6 +55,7 @@ class PostgresServer:
     def __init__(self, programs: Path, *, durable: bool = False) -> None:
         self._programs = programs
         self._durable = durable
+        self._environment = dict(os.environ)  # not that of the test that starts it again
         self._process: subprocess.Popen[bytes] | None = None
         self._serial = itertools.count()
         # Not a folder of pytest: the path of a socket is short, and nobody else may look into those.
@@ -103,7 +104,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server with the databases that it had; returns when it takes connections."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             return
         listen = [f"-k{self._folder}", "-clisten_addresses="] if _has_sockets() else ["-h127.0.0.1"]
         durable = [] if self._durable else ["-cfsync=off"]
@@ -112,6 +113,7 @@ class PostgresServer:
                 [self._program("postgres"), "-D", self._data, f"-p{self._port}", *listen, *durable],
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 **self._as_user,
             )
         deadline = time.monotonic() + 30

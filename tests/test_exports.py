@@ -90,7 +90,7 @@ except SystemExit:
     [
         pytest.param("import batchrun", 1, 60, id="the package"),
         pytest.param("from batchrun import Pipeline, Stage, by_rows", 12, 120, id="what declares a pipeline"),
-        pytest.param(HELP, 22, 220, id="the help of the command line"),
+        pytest.param(HELP, 24, 220, id="the help of the command line"),
         pytest.param("import batchrun.worker.work", 40, 200, id="what runs a chunk on a worker"),
     ],
 )

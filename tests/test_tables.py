@@ -234,8 +234,7 @@ def test_how_a_run_is_doing_is_in_its_report_while_it_is_driven(
     writer(run.store, "r").save_live(state)
     assert run.report().live is None
 
-    driven: Callable[[RunRecord], bool] = lambda _: True  # noqa: E731
-    monkeypatch.setattr("batchrun.report.is_driven", driven)
+    monkeypatch.setattr("batchrun.report.is_under_way", lambda record, entry: True)
     assert run.report().live == state
 
 
