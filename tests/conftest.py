@@ -69,10 +69,13 @@ def _no_other_cluster_is_left() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that start processes on one worker of xdist, where they share the warm cluster."""
+    """Keep tests that share the warm cluster on one worker of xdist, and those with services of their own on
+    another."""
     for item in items:
         uses = "cluster" in getattr(item, "fixturenames", ())
-        if uses or item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
+        if item.get_closest_marker("crash") or item.get_closest_marker("services"):
+            item.add_marker(pytest.mark.xdist_group("services"))
+        elif uses or item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.xdist_group("processes"))
 
 

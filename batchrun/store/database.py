@@ -213,7 +213,8 @@ _counting = threading.Lock()
 def _engine_of(url: sa.URL) -> sa.Engine:
     """The engine of a database, the same one each time, because it remembers the statements it compiled."""
     if url.get_backend_name() == "sqlite":
-        engine = sa.create_engine(url, max_overflow=_AS_MANY_AS_ASKED)
+        pool = {"max_overflow": _AS_MANY_AS_ASKED} if url.database else {}  # in memory there is no pool
+        engine = sa.create_engine(url, **pool)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine

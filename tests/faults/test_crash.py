@@ -1,6 +1,7 @@
 """Services and clusters are killed at any moment: every row has one outcome, and nothing is done twice.
 
-``CRASH_POINTS`` says how many moments are tried in each case; the seed in a test's name draws its moment.
+``CRASH_POINTS`` says how many moments are tried in each case. The seed in a test's name draws its moment, and
+whether it is even or odd says which of two variants of its case it tries.
 """
 
 from __future__ import annotations
@@ -131,13 +132,12 @@ def can_be_written(here: Site) -> bool:
     return True
 
 
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_of_two_services_one_is_killed_and_the_other_goes_on(connected: Site, rng, where: str):
+def test_of_two_services_one_is_killed_and_the_other_goes_on(connected: Site, rng, seed: int):
     services = {one.service: pid_of(one) for one in (connected.up(), connected.up())}
     runs = [connected.queue() for _ in range(4)]
     halfway(connected, rng.choice(runs), rng)
     killed = rng.choice(sorted(services))
-    if where == "elsewhere":
+    if seed % 2:
         pretend_elsewhere(connected, killed)
     kill(services[killed])
 
@@ -182,10 +182,10 @@ def killed_with_the_scheduler(folder: Path, rng: random.Random, *, service_too: 
         here.check(run, left)
 
 
-@pytest.mark.parametrize("patience", ["1min", "1s"])
 def test_postgresql_is_killed_and_comes_back(
-    tmp_path: Path, dask: DaskProcesses, postgres: PostgresServer, rng: random.Random, patience: str
+    tmp_path: Path, dask: DaskProcesses, postgres: PostgresServer, rng: random.Random, seed: int
 ):
+    patience = ("1min", "1s")[seed % 2]  # longer and shorter than it is away
     values = {"address": dask.address, "store": postgres.url(), "store_timeout": patience}
     with site(tmp_path, CONNECT, **values) as here:
         run = here.queue()
@@ -224,11 +224,10 @@ def replace_artifacts(folder: Path, make: Callable[[Path], object]) -> None:
     (folder / "new").replace(folder / "artifacts")
 
 
-@pytest.mark.parametrize("pipeline", ["squares", "apart"])
 @pytest.mark.parametrize("which", ["one", "all"])
-def test_workers_are_killed(tmp_path: Path, rng: random.Random, which: str, pipeline: str):
+def test_workers_are_killed(tmp_path: Path, rng: random.Random, which: str, seed: int):
     with site(tmp_path, LOCAL) as here:
-        run = here.queue(pipeline=pipeline)
+        run = here.queue(pipeline=("squares", "apart")[seed % 2])
         service = here.up()
         halfway(here, run, rng)
         workers = workers_of(service)
