@@ -68,17 +68,6 @@ def _no_other_cluster_is_left() -> Iterator[None]:
         local._warm.pop(key).close()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share the warm cluster on one worker of xdist, and those with services of their own on
-    another."""
-    for item in items:
-        uses = "cluster" in getattr(item, "fixturenames", ())
-        if item.get_closest_marker("crash") or item.get_closest_marker("services"):
-            item.add_marker(pytest.mark.xdist_group("services"))
-        elif uses or item.get_closest_marker("cluster") or item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.xdist_group("processes"))
-
-
 def pytest_report_header() -> str:
     """Say where it runs, since a missing browser fails there and skips elsewhere."""
     return "in CI" if os.environ.get("CI") else "not in CI: tests without their service are skipped"

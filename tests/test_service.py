@@ -86,7 +86,7 @@ def ended(here: Place, run_id: str, timeout: float = 60.0) -> RunReport:
     return RunHandle.attach(run_id, cluster=here.settings).wait(timeout)
 
 
-pytestmark = pytest.mark.services
+pytestmark = pytest.mark.cluster
 
 
 def test_a_queued_run_is_driven_to_its_report(here: Place):

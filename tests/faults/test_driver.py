@@ -15,7 +15,7 @@ from batchrun import RunReport
 from tests.faults.conftest import ROWS, Project, wait_until
 
 pytestmark = [
-    pytest.mark.services,
+    pytest.mark.cluster,
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows"),
 ]
 CHUNKS = ROWS // 4
