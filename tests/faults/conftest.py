@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 
 ROWS = 120
+POINTS = int(os.environ.get("CRASH_POINTS", "2"))
+"""How many moments are tried in each case of what is killed."""
 MODULE = """\
 import os, signal, time
 from pathlib import Path
@@ -112,14 +114,23 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made.end()
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Repeat a test with a ``seed`` for as many points in time as ``CRASH_POINTS`` says."""
-    if "seed" in metafunc.fixturenames:
-        points = int(os.environ.get("CRASH_POINTS", "2"))
-        metafunc.parametrize("seed", range(points), ids=[f"seed-{seed}" for seed in range(points)])
+@dataclass(frozen=True)
+class Point:
+    """One of the moments that a case tries."""
+
+    rng: random.Random
+    """Draws the moment, the same one each time that the test runs."""
+    odd: bool
+    """Whether it tries the other variant of its case."""
 
 
 @pytest.fixture
-def rng(request: pytest.FixtureRequest, seed: int) -> random.Random:
-    """Says when something is killed: the same for the same test and seed."""
-    return random.Random(f"{request.function.__name__} {seed}")
+def points(request: pytest.FixtureRequest) -> Iterator[Point]:
+    """The moments of a test; the output of one that fails ends with the moment at which it did."""
+
+    def tell() -> Iterator[Point]:
+        for number in range(POINTS):
+            print(f"moment {number}")
+            yield Point(random.Random(f"{request.node.name} {number}"), bool(number % 2))
+
+    return tell()

@@ -1,7 +1,7 @@
 """Services and clusters are killed at any moment: every row has one outcome, and nothing is done twice.
 
-``CRASH_POINTS`` says how many moments are tried in each case. The seed in a test's name draws its moment, and
-whether it is even or odd says which of two variants of its case it tries.
+``CRASH_POINTS`` says how many moments are tried in each case, one after the other: what came after the
+killed is killed next. Odd ones try another variant of their case than even ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,7 @@ import pytest
 
 from batchrun.store.services import ServiceRecord
 from tests.dask_processes import DaskProcesses
+from tests.faults.conftest import POINTS, Point
 from tests.faults.site import CONNECT, LOCAL, ROWS, Site, kill, marked, pid_of, site, some_time
 from tests.postgres import PostgresServer
 from tests.services import until
@@ -30,6 +31,7 @@ from tests.services import until
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.crash,
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows"),
 ]
 WORKER = ("--no-nanny", "--nthreads", "1", "--memory-limit", "700MiB", "--resources", "MEMORY=734003200")
@@ -62,52 +64,63 @@ def halfway(here: Site, run: str, rng: random.Random) -> None:
     some_time(rng)
 
 
-def test_a_service_that_is_killed_is_followed_by_the_next_one(connected: Site, rng):
-    run = connected.queue()
-    first = connected.up()
-    halfway(connected, run, rng)
-    kill(pid_of(first))
+def test_a_service_that_is_killed_is_followed_by_the_next_one(connected: Site, points: Iterable[Point]):
+    service = connected.up()
+    for point in points:
+        run = connected.queue()
+        halfway(connected, run, point.rng)
+        kill(pid_of(service))
 
-    left = connected.look(run)
-    connected.up()
+        left = connected.look(run)
+        service = connected.up()
 
-    connected.check(run, left)
+        connected.check(run, left)
 
 
-def test_a_machine_that_is_switched_off_goes_on_where_it_was(tmp_path, rng):
+def test_a_machine_that_is_switched_off_goes_on_where_it_was(tmp_path, points: Iterable[Point]):
     with site(tmp_path, LOCAL) as here:
-        runs = [here.queue(pipeline=name) for name in ("squares", "apart")]
         here.up()
-        halfway(here, rng.choice(runs), rng)
-        kill(*(process.pid for process in marked(here.token)))
+        for point in points:
+            runs = [here.queue(pipeline=name) for name in ("squares", "apart")]
+            halfway(here, point.rng.choice(runs), point.rng)
+            kill(*(process.pid for process in marked(here.token)))
 
-        left = [here.look(run) for run in runs]
-        here.up()
+            left = [here.look(run) for run in runs]
+            here.up()
 
-        for run in runs:
-            here.check(run, *left)
+            for run in runs:
+                here.check(run, *left)
 
 
 def test_a_service_that_slept_longer_than_its_lease_writes_nothing_more_and_goes_on_to_serve(
-    connected: Site, rng
+    connected: Site, points: Iterable[Point]
 ):
-    services = {one.service: pid_of(one) for one in (connected.up(), connected.up())}
-    run = connected.queue()
-    halfway(connected, run, rng)
-    sleeper = connected.owner(run)
-    if sleeper is None:  # it has ended
-        connected.check(run)
-        return
-    suspend(connected, services[sleeper])
+    services: dict[str, int] = {}
+    for point in points:
+        two_of(connected, services)
+        run = connected.queue()
+        halfway(connected, run, point.rng)
+        sleeper = connected.owner(run)
+        if sleeper is None:  # it has ended
+            connected.check(run)
+            continue
+        suspend(connected, services[sleeper])
 
-    left = connected.look(run)
-    until(lambda: connected.owner(run) != sleeper)
-    connected.wait_for(run, rng.randrange(len(left.rows), ROWS + 1))
-    os.kill(services[sleeper], signal.SIGCONT)
+        left = connected.look(run)
+        until(lambda run=run, sleeper=sleeper: connected.owner(run) != sleeper)
+        connected.wait_for(run, point.rng.randrange(len(left.rows), ROWS + 1))
+        os.kill(services[sleeper], signal.SIGCONT)
 
-    connected.check(run, left)
-    kill(*(pid for service, pid in services.items() if service != sleeper))
-    connected.check(connected.queue())
+        connected.check(run, left)
+        kill(*(services.pop(service) for service in set(services) - {sleeper}))
+        connected.check(connected.queue())
+
+
+def two_of(here: Site, services: dict[str, int]) -> None:
+    """Start services, known by their ids and processes, until there are two."""
+    while len(services) < 2:
+        service = here.up()
+        services[service.service] = pid_of(service)
 
 
 def suspend(here: Site, pid: int) -> None:
@@ -132,19 +145,21 @@ def can_be_written(here: Site) -> bool:
     return True
 
 
-def test_of_two_services_one_is_killed_and_the_other_goes_on(connected: Site, rng, seed: int):
-    services = {one.service: pid_of(one) for one in (connected.up(), connected.up())}
-    runs = [connected.queue() for _ in range(4)]
-    halfway(connected, rng.choice(runs), rng)
-    killed = rng.choice(sorted(services))
-    if seed % 2:
-        pretend_elsewhere(connected, killed)
-    kill(services[killed])
+def test_of_two_services_one_is_killed_and_the_other_goes_on(connected: Site, points: Iterable[Point]):
+    services: dict[str, int] = {}
+    for point in points:
+        two_of(connected, services)
+        runs = [connected.queue() for _ in range(4)]
+        halfway(connected, point.rng.choice(runs), point.rng)
+        killed = point.rng.choice(sorted(services))
+        if point.odd:
+            pretend_elsewhere(connected, killed)
+        kill(services.pop(killed))
 
-    left = [connected.look(run) for run in runs]
+        left = [connected.look(run) for run in runs]
 
-    for run in runs:
-        connected.check(run, *left)
+        for run in runs:
+            connected.check(run, *left)
 
 
 def pretend_elsewhere(here: Site, service: str) -> None:
@@ -153,69 +168,68 @@ def pretend_elsewhere(here: Site, service: str) -> None:
         store.services.update(service, process="another-host/1/0.0")
 
 
-def test_the_scheduler_is_killed_and_comes_back(tmp_path, rng):
-    killed_with_the_scheduler(tmp_path, rng, service_too=False)
-
-
-def test_the_scheduler_and_the_service_are_killed(tmp_path, rng):
-    killed_with_the_scheduler(tmp_path, rng, service_too=True)
-
-
-def killed_with_the_scheduler(folder: Path, rng: random.Random, *, service_too: bool) -> None:
-    """Kill a scheduler and start it again with new workers."""
-    dask = DaskProcesses(folder)
-    with site(folder, CONNECT, address=dask.address) as here, contextlib.ExitStack() as stack:
+@pytest.mark.parametrize("service_too", [False, True], ids=["alone", "with the service"])
+def test_the_scheduler_is_killed_and_comes_back(tmp_path, points: Iterable[Point], service_too: bool):
+    dask = DaskProcesses(tmp_path)
+    with site(tmp_path, CONNECT, address=dask.address) as here, contextlib.ExitStack() as stack:
         stack.callback(dask.stop)
-        started = start(dask)
-        run = here.queue()
+        processes = start(dask)
         service = here.up()
-        halfway(here, run, rng)
-        kill(started[0].pid, *([pid_of(service)] if service_too else []))
-        left = here.look(run)
-        for process in started:  # workers end with their scheduler
-            process.wait(60)
+        for point in points:
+            run = here.queue()
+            halfway(here, run, point.rng)
+            kill(processes[0].pid, *([pid_of(service)] if service_too else []))
+            left = here.look(run)
+            for process in processes:  # workers end with their scheduler
+                process.wait(60)
 
-        start(dask)
-        if service_too:
-            here.up()
+            processes = start(dask)
+            if service_too:
+                service = here.up()
 
-        here.check(run, left)
+            here.check(run, left)
 
 
+@pytest.mark.parametrize("patience", ["1min", "1s"])
 def test_postgresql_is_killed_and_comes_back(
-    tmp_path: Path, dask: DaskProcesses, postgres: PostgresServer, rng: random.Random, seed: int
+    tmp_path: Path, dask: DaskProcesses, postgres: PostgresServer, points: Iterable[Point], patience: str
 ):
-    patience = ("1min", "1s")[seed % 2]  # longer and shorter than it is away
     values = {"address": dask.address, "store": postgres.url(), "store_timeout": patience}
     with site(tmp_path, CONNECT, **values) as here:
-        run = here.queue()
         here.up()
-        halfway(here, run, rng)
-        left = here.look(run)
-        postgres.stop()
-        time.sleep(rng.uniform(0.2, 3.0))
-        postgres.start()
+        for point in points:
+            if point.odd == (patience == "1min"):
+                continue
+            run = here.queue()
+            halfway(here, run, point.rng)
+            left = here.look(run)
+            postgres.stop()
+            time.sleep(point.rng.uniform(0.2, 3.0))
+            postgres.start()
 
-        here.check(run, left)
+            here.check(run, left)
         here.check(here.queue())
 
 
-def test_an_artifact_root_that_is_away_is_waited_for(tmp_path: Path, dask: DaskProcesses, rng: random.Random):
+def test_an_artifact_root_that_is_away_is_waited_for(
+    tmp_path: Path, dask: DaskProcesses, points: Iterable[Point]
+):
     folder = tmp_path / "disk"
     folder.mkdir()
     (tmp_path / "artifacts").symlink_to(folder)
     with site(tmp_path, CONNECT, address=dask.address) as here:
-        run = here.queue()
         here.up()
-        halfway(here, run, rng)
-        replace_artifacts(tmp_path, lambda new: new.write_text("in the way"))
-        time.sleep(0.3)  # what was being committed is committed
-        solved = here.report(run).rows_solved
-        time.sleep(20.0 if int(os.environ.get("CRASH_POINTS", "2")) > 2 else 3.0)
-        assert here.report(run).rows_solved == solved
-        replace_artifacts(tmp_path, lambda new: new.symlink_to(folder))
+        for point in points:
+            run = here.queue()
+            halfway(here, run, point.rng)
+            replace_artifacts(tmp_path, lambda new: new.write_text("in the way"))
+            time.sleep(0.3)  # what was being committed is committed
+            solved = here.report(run).rows_solved
+            time.sleep(20.0 if POINTS > 2 else 3.0)
+            assert here.report(run).rows_solved == solved
+            replace_artifacts(tmp_path, lambda new: new.symlink_to(folder))
 
-        here.check(run)
+            here.check(run)
 
 
 def replace_artifacts(folder: Path, make: Callable[[Path], object]) -> None:
@@ -225,16 +239,17 @@ def replace_artifacts(folder: Path, make: Callable[[Path], object]) -> None:
 
 
 @pytest.mark.parametrize("which", ["one", "all"])
-def test_workers_are_killed(tmp_path: Path, rng: random.Random, which: str, seed: int):
+def test_workers_are_killed(tmp_path: Path, points: Iterable[Point], which: str):
     with site(tmp_path, LOCAL) as here:
-        run = here.queue(pipeline=("squares", "apart")[seed % 2])
         service = here.up()
-        halfway(here, run, rng)
-        workers = workers_of(service)
-        left = here.look(run)
-        kill(*(workers if which == "all" else [rng.choice(workers)]))
+        for point in points:
+            run = here.queue(pipeline="apart" if point.odd else "squares")
+            halfway(here, run, point.rng)
+            workers = workers_of(service)
+            left = here.look(run)
+            kill(*(workers if which == "all" else [point.rng.choice(workers)]))
 
-        here.check(run, left)
+            here.check(run, left)
         here.check(here.queue())
 
 
@@ -244,25 +259,22 @@ def workers_of(service: ServiceRecord) -> list[int]:
     return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_a_client_that_is_killed_has_queued_its_run_or_has_not(connected: Site, rng: random.Random):
+def test_a_client_that_is_killed_has_queued_its_run_or_has_not(connected: Site, points: Iterable[Point]):
     connected.up()
-    before, began = known_runs(connected), time.monotonic()
+    began = time.monotonic()
     submit(connected, "--detach").wait(120)
     took = time.monotonic() - began
-    [first] = known_runs(connected) - before
-
-    for options in (["--detach"], []):
-        client = submit(connected, *options)
-        time.sleep(rng.uniform(0, 1.3 * took))
+    for point in points:
+        before = known_runs(connected)
+        client = submit(connected, *([] if point.odd else ["--detach"]))
+        time.sleep(point.rng.uniform(0, 1.3 * took))
         kill(client.pid)
         client.wait()
 
+        assert len(known_runs(connected) - before) <= 1
     for run in known_runs(connected):
         connected.check(run)
-    assert len(known_runs(connected)) <= 3
-    again = connected.queue()
-    connected.check(first)
-    connected.check(again)
+    connected.check(connected.queue())
 
 
 def submit(here: Site, *options: str) -> subprocess.Popen[bytes]:
