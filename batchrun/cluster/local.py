@@ -35,7 +35,13 @@ _LOOPBACK = "127.0.0.1"
 _START_TIMEOUT = 60.0
 _log = logging.getLogger(__name__)
 
+_CALM = {
+    # A process that wakes up fifty times a second is not idle. What is late still shows, to half a second.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "1s",
+}
 _SCHEDULER_CONFIG = {
+    **_CALM,
     # Nannies see at once when a worker dies. A worker that is silent is busy, maybe for hours, in code that
     # holds the interpreter's lock, and must not be killed for it.
     "distributed.scheduler.worker-ttl": None,
@@ -237,6 +243,7 @@ def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
             "distributed.worker.memory.pause": False,
             # By default a hundred looks a second at what its threads do, which an idle worker pays for too.
             "distributed.worker.profile.interval": "100ms",
+            **_CALM,
         },
     }
 

@@ -33,6 +33,8 @@ logger = logging.getLogger("batchrun.service")
 
 TICK = 0.1
 """Seconds between two looks for something new."""
+ASK_A_SERVER_EVERY = 2
+"""Looks for each at which a database is asked that does not tell by itself that it changed."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at all that is queued, held or overdue."""
 LONGEST_WAIT = 30.0
@@ -107,6 +109,8 @@ class Service:
         self._looked = float("-inf")
         self._fired = float("-inf")
         self._told: list[str] = []
+        self._version: int | None = None
+        self._turns = 0
         self._heart = Heart(settings, self.service, self._driven, self._lost)
         self._messenger = Messenger(settings)
 
@@ -140,6 +144,7 @@ class Service:
 
     def _turn(self) -> None:
         """One look at everything."""
+        self._turns += 1
         for run_id, drive in list(self._drives.items()):
             if not drive.is_alive():
                 del self._drives[run_id]
@@ -156,9 +161,16 @@ class Service:
             self._fire()
         if self._cluster.connection is None or not self._cluster.connection.alive:
             return
-        if now - self._looked >= LOOK_EVERY or self._store.queue.anything_free():
+        if now - self._looked >= LOOK_EVERY or self._something_is_new():
             self._looked = now
             self._take()
+
+    def _something_is_new(self) -> bool:
+        """Whether a run has come that may be taken; asked often, and cheap as long as nobody writes."""
+        before, self._version = self._version, self._store.version()
+        if self._version is None:  # then asking costs a query
+            return self._turns % ASK_A_SERVER_EVERY == 0 and self._store.queue.anything_free()
+        return self._version != before and self._store.queue.anything_free()
 
     def _fire(self) -> None:
         """Queue the runs of schedules whose time has come, also while there is no cluster."""

@@ -54,6 +54,7 @@ class Database:
         with _translated(self._place):
             self.engine = _engine_of(self._absolute())
             self._open = False
+            self._looking: sa.PoolProxiedConnection | None = None
             self._count(1)
             try:
                 self._migrate()
@@ -98,6 +99,20 @@ class Database:
             with connection.begin():
                 yield connection
 
+    def version(self) -> int | None:
+        """A number that is another one as soon as somebody else has committed something, and costs next to
+        nothing to ask for; None where there is no such thing. Only one thread may ask."""
+        if not self._is_sqlite:
+            return None
+        with _translated(self._place):
+            if self._looking is None:
+                self._looking = self.engine.raw_connection()  # it sees the commits of all other connections
+            cursor = self._looking.cursor()
+            try:
+                return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+            finally:
+                cursor.close()
+
     def unused(self) -> int | None:
         """Bytes within the file of the database that hold nothing; None if it is no file of ours."""
         if not self._is_sqlite:
@@ -121,6 +136,9 @@ class Database:
 
     def close(self) -> None:
         """Close the connections, unless others of this process use the same database."""
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.close()
         if self._open:
             self._count(-1)
 

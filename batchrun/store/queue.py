@@ -26,6 +26,13 @@ __all__ = ["QueueEntry", "QueuedRun", "RunQueue", "insert_queued"]
 _UNDER_WAY = (RunState.QUEUED.value, RunState.RUNNING.value)
 _STANDS = (*_UNDER_WAY, RunState.SUCCEEDED.value)
 """Where a run stands that need not be made once more."""
+_FREE = (
+    sa.select(schema.queue.c.run)
+    .join(schema.runs, schema.runs.c.number == schema.queue.c.run)
+    .where(schema.runs.c.state.in_(_UNDER_WAY), schema.queue.c.owner.is_(None))
+    .limit(1)
+)
+"""A run that has not ended and is held by nobody; built once, as services ask for it all the time."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +135,8 @@ class RunQueue:
 
     def anything_free(self) -> bool:
         """Whether a run that has not ended is held by nobody; quick."""
-        table, runs = schema.queue, schema.runs
-        query = (
-            sa.select(table.c.run)
-            .join(runs, runs.c.number == table.c.run)
-            .where(runs.c.state.in_(_UNDER_WAY), table.c.owner.is_(None))
-            .limit(1)
-        )
         with self._database.begin() as connection:
-            return connection.execute(query).first() is not None
+            return connection.execute(_FREE).first() is not None
 
     def states(self, run_ids: Collection[str]) -> dict[str, RunState]:
         """Where runs stand; those that are not in the store are left out."""

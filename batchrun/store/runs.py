@@ -82,6 +82,10 @@ class RunStore:
         """Its address, without a password."""
         return self._database.url.render_as_string(hide_password=True)
 
+    def version(self) -> int | None:
+        """A number that changes with each commit of others, as ``Database.version`` gives it."""
+        return self._database.version()
+
     @cached_property
     def events(self) -> EventLog:
         """Every change of state, in order."""
