@@ -208,6 +208,11 @@ class TestWholeRuns:
         assert {path.read_text() for path in calls.iterdir()} == {"x"}
 
     def test_go_on_after_the_server_was_away(self, options, postgres):
+        settings = options["settings"]
+        settings = replace(settings, run=settings.run.model_copy(update={"store_timeout": 1.0}))
+        cluster = options["cluster"] if options["cluster"] == "inline" else settings
+        options |= {"settings": settings, "cluster": cluster}
+
         def twice(chunk: pd.DataFrame) -> pd.DataFrame:
             import time
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -29,6 +31,8 @@ _VERSION = sa.text("SELECT version_num FROM alembic_version")
 _AS_MANY_AS_ASKED = -1
 """Connections beyond those that are kept: no thread, the heart of a service least of all, may have to wait
 until others, who wait for the database, have let go of one."""
+_LINGER = 1.0
+"""Seconds for which connections that nobody uses stay open."""
 _CONNECT_SECONDS = 10
 """How long a server may take to answer, unless the address says otherwise with ``connect_timeout``."""
 
@@ -60,6 +64,7 @@ class Database:
                 self._migrate()
             except BaseException:
                 self.close()
+                _close_unused(self.engine)
                 raise
 
     @contextlib.contextmanager
@@ -135,7 +140,7 @@ class Database:
             cursor.close()
 
     def close(self) -> None:
-        """Close the connections, unless others of this process use the same database."""
+        """Close the connections in a second, unless this process uses the same database again by then."""
         looking, self._looking = self._looking, None
         if looking is not None:
             looking.close()
@@ -146,10 +151,11 @@ class Database:
         """Count those that use the engine; a connection that one of them has in use must find its pool."""
         with _counting:
             self._open = change > 0
+            if self._open:
+                _forget_another_file(self.engine)
             _users[self.engine] += change
             if not _users[self.engine]:
-                del _users[self.engine]
-                self.engine.dispose()
+                _close_later(self.engine)
 
     def _absolute(self) -> sa.URL:
         """The address, the same whatever the current folder is; makes the folder of a file."""
@@ -224,7 +230,48 @@ def _shown(url: sa.URL) -> str:
 
 
 _users: Counter[sa.Engine] = Counter()
-_counting = threading.Lock()
+_unused: dict[sa.Engine, object] = {}
+"""Engines that nobody uses and whose connections are still open, each with the file that it has open."""
+_counting = threading.RLock()
+
+
+def _close_later(engine: sa.Engine) -> None:
+    """Close the connections of an engine if nobody uses it for a while: to open them costs more than most of
+    what they are opened for."""
+    if engine not in _unused:
+        timer = threading.Timer(_LINGER, _close_unused, [engine])
+        timer.daemon = True
+        timer.start()
+    _unused[engine] = _file_of(engine)
+
+
+def _close_unused(engine: sa.Engine) -> None:
+    with _counting:
+        _unused.pop(engine, None)
+        if not _users[engine]:
+            engine.dispose()
+
+
+def _forget_another_file(engine: sa.Engine) -> None:
+    """Close the connections to a file that is not the one at its path any more."""
+    if not _users[engine] and engine in _unused and _unused[engine] != _file_of(engine):
+        engine.dispose()
+
+
+def _file_of(engine: sa.Engine) -> object:
+    """Tells the file of a database from others that were or will be at its path; None if there is none."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    with contextlib.suppress(OSError):
+        found = os.stat(engine.url.database)
+        return found.st_dev, found.st_ino
+    return None
+
+
+@atexit.register
+def _close_all() -> None:
+    for engine in list(_unused):
+        _close_unused(engine)
 
 
 @functools.lru_cache(maxsize=16)

@@ -26,6 +26,8 @@ __all__ = ["QueueEntry", "QueuedRun", "RunQueue", "insert_queued"]
 _UNDER_WAY = (RunState.QUEUED.value, RunState.RUNNING.value)
 _STANDS = (*_UNDER_WAY, RunState.SUCCEEDED.value)
 """Where a run stands that need not be made once more."""
+_INSERT_RUN = schema.runs.insert().returning(schema.runs.c.number)
+_INSERT_ENTRY = schema.queue.insert()
 _FREE = (
     sa.select(schema.queue.c.run)
     .join(schema.runs, schema.runs.c.number == schema.queue.c.run)
@@ -300,18 +302,9 @@ def insert_queued(
     connection: sa.Connection, record: RunRecord, entry: QueueEntry, program: bytes | None = None
 ) -> None:
     """Record a new run and put it into the queue, in the transaction of *connection*."""
-    row = rows.run_row(record)
-    number = connection.execute(
-        schema.runs.insert().values(**row).returning(schema.runs.c.number)
-    ).scalar_one()
-    connection.execute(
-        schema.queue.insert().values(
-            run=number,
-            hook="pending",
-            program=None if program is None else _keep(connection, program),
-            **_entry_row(entry),
-        )
-    )
+    number = connection.execute(_INSERT_RUN, rows.run_row(record)).scalar_one()
+    place = {"run": number, "hook": "pending", "program": program and _keep(connection, program)}
+    connection.execute(_INSERT_ENTRY, place | _entry_row(entry))
     tell(connection, EventKind.RUN_QUEUED, run=number, pipeline=record.pipeline, schedule=entry.schedule)
 
 

@@ -208,5 +208,10 @@ def _installed(name: str) -> bool:
     if spec is None:
         return False
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
-    homes = [Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib")]
-    return any(Path(place).resolve().is_relative_to(home) for place in places if place for home in homes)
+    return any(Path(place).resolve().is_relative_to(home) for place in places if place for home in _homes())
+
+
+@functools.cache
+def _homes() -> tuple[Path, ...]:
+    """Where packages are installed."""
+    return tuple({Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib")})

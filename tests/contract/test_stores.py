@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from batchrun.store.records import ChunkLog, RunCounts, RunFailures, SettledChun
 from batchrun.store.runs import RunStore, SettledChunk
 from batchrun.store.writer import RunWriter
 from tests.opened_together import do_together
+from tests.services import until
 from tests.writing import NONE, attempt, pack, packed, record, writer
 
 
@@ -743,7 +745,7 @@ def test_a_run_that_goes_on_is_not_removed(url):
         assert [run.kept_because for run in store.removal.runs()] == ["it is running"]
 
 
-def test_a_store_that_is_closed_leaves_the_connections_of_others_and_the_last_leaves_none(url):
+def test_a_store_that_is_closed_leaves_the_connections_of_others_and_the_last_leaves_none_for_long(url):
     first, second = RunStore(url), RunStore(url)
     pool = first._database.engine.pool
     with first._database.begin() as connection:
@@ -753,4 +755,19 @@ def test_a_store_that_is_closed_leaves_the_connections_of_others_and_the_last_le
     assert first._database.engine.pool is pool
     first.close()
 
-    assert pool.checkedin() == pool.checkedout() == 0
+    assert pool.checkedin() > pool.checkedout() == 0
+    until(lambda: first._database.engine.pool is not pool)
+    assert pool.checkedin() == 0
+
+
+def test_a_store_whose_folder_was_removed_a_moment_ago_is_a_new_one(tmp_path):
+    url = f"sqlite:///{tmp_path.as_posix()}/folder/store.db"
+    with RunStore(url) as store:
+        store.create(record("old"))
+    shutil.rmtree(tmp_path / "folder")
+
+    with RunStore(url) as store:
+        assert store.list() == []
+        store.create(record("new"))
+    with RunStore(url) as store:
+        assert [run.run_id for run in store.list()] == ["new"]
