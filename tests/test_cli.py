@@ -650,7 +650,6 @@ class TestCancel:
             assert [request.keep_best for request in writer(store, run).take_requests()] == [True]
 
 
-@pytest.mark.usefixtures("project")
 def mend(project: Path) -> None:
     """From now on seven is a number like any other."""
     (project / "work.py").write_text(MODULE.replace("if 7 in", "if 70 in"))
@@ -782,6 +781,7 @@ class TestPrune:
         assert batchrun("prune", "--older-than", "30d", "--yes", "--json").document["runs"] == []
 
 
+@pytest.mark.usefixtures("project")
 def test_a_run_ends_early_once_too_many_rows_are_quarantined(submit):
     said = submit("work:picky_pipeline", "--max-quarantined", "0", "--json")
 
