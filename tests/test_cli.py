@@ -585,6 +585,7 @@ class TestCancel:
         deadline = time.monotonic() + 30
         while not (running := batchrun("show", going_on.run_id, "--json").document["running"]):
             assert time.monotonic() < deadline
+            time.sleep(0.2)
 
         assert running[0]["stage"] == "dawdle"
         assert running[0]["worker"]
@@ -677,20 +678,17 @@ class TestRequeue:
         assert again.document["error"] == "chunk 0 is solved; nothing to do again"
         assert batchrun("show", "--json").document["ended"] == run["ended"]
 
-    @pytest.mark.parametrize(
-        "arguments",
-        [
+    def test_of_two_things_at_once_is_refused(self, batchrun, submit):
+        submit("work:picky_pipeline", "--json")
+
+        for arguments in (
             ["last", "--failed", "--quarantined"],
             ["last", "--quarantined", "--chunk", "1"],
             ["last", "--all-failed"],
             ["--all-failed", "--chunk", "1"],
             ["last", "--dry-run"],
-        ],
-    )
-    def test_of_two_things_at_once_is_refused(self, batchrun, submit, arguments):
-        submit("work:picky_pipeline", "--json")
-
-        assert batchrun("requeue", *arguments).code == 2
+        ):
+            assert batchrun("requeue", *arguments).code == 2, arguments
 
     def test_of_all_that_failed_prints_a_line_each_and_leaves_with_the_worst_code(
         self, project, batchrun, submit
