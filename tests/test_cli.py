@@ -585,6 +585,7 @@ class TestCancel:
         deadline = time.monotonic() + 30
         while not (running := batchrun("show", going_on.run_id, "--json").document["running"]):
             assert time.monotonic() < deadline
+            time.sleep(0.2)
 
         assert running[0]["stage"] == "dawdle"
         assert running[0]["worker"]
@@ -650,7 +651,6 @@ class TestCancel:
             assert [request.keep_best for request in writer(store, run).take_requests()] == [True]
 
 
-@pytest.mark.usefixtures("project")
 def mend(project: Path) -> None:
     """From now on seven is a number like any other."""
     (project / "work.py").write_text(MODULE.replace("if 7 in", "if 70 in"))
@@ -678,20 +678,17 @@ class TestRequeue:
         assert again.document["error"] == "chunk 0 is solved; nothing to do again"
         assert batchrun("show", "--json").document["ended"] == run["ended"]
 
-    @pytest.mark.parametrize(
-        "arguments",
-        [
+    def test_of_two_things_at_once_is_refused(self, batchrun, submit):
+        submit("work:picky_pipeline", "--json")
+
+        for arguments in (
             ["last", "--failed", "--quarantined"],
             ["last", "--quarantined", "--chunk", "1"],
             ["last", "--all-failed"],
             ["--all-failed", "--chunk", "1"],
             ["last", "--dry-run"],
-        ],
-    )
-    def test_of_two_things_at_once_is_refused(self, batchrun, submit, arguments):
-        submit("work:picky_pipeline", "--json")
-
-        assert batchrun("requeue", *arguments).code == 2
+        ):
+            assert batchrun("requeue", *arguments).code == 2, arguments
 
     def test_of_all_that_failed_prints_a_line_each_and_leaves_with_the_worst_code(
         self, project, batchrun, submit
@@ -782,6 +779,7 @@ class TestPrune:
         assert batchrun("prune", "--older-than", "30d", "--yes", "--json").document["runs"] == []
 
 
+@pytest.mark.usefixtures("project")
 def test_a_run_ends_early_once_too_many_rows_are_quarantined(submit):
     said = submit("work:picky_pipeline", "--max-quarantined", "0", "--json")
 

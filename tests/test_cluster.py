@@ -153,11 +153,6 @@ def test_a_dashboard_port_in_use_gives_way_without_a_word(tmp_path: Path) -> Non
                 assert not connection.dashboard.endswith(f":{port}")
 
 
-def test_without_a_dashboard_there_is_no_address(tmp_path: Path) -> None:
-    with start_local(settings_of(tmp_path)) as connection:
-        assert connection.dashboard == ""
-
-
 def test_connecting_settings_start_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="kind: local"):
         start_local(settings_of(tmp_path, "kind: connect\naddress: tcp://127.0.0.1:1\n"))
@@ -170,8 +165,9 @@ def test_a_clients_cluster_is_used_through_another_client(groups: Connection) ->
     assert groups.alive
 
 
-def test_a_closed_client_is_refused(tmp_path: Path) -> None:
+def test_without_a_dashboard_there_is_no_address_and_a_closed_client_is_refused(tmp_path: Path) -> None:
     with start_local(settings_of(tmp_path)) as connection:
+        assert connection.dashboard == ""
         client = connection.client
     with pytest.raises(ClusterError, match="is closed; make a new one"):
         wrap(client)
@@ -192,9 +188,11 @@ if __name__ == "__main__":
 
 
 @contextlib.contextmanager
-def driver(folder: Path, then: str) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+def driver(
+    folder: Path, then: str, count: int = 1
+) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
     """A process of its own group that has started a local cluster, and its workers."""
-    settings_of(folder, "workers: {two: {count: 2, memory: 300MiB}}\ndashboard: off\n")
+    settings_of(folder, SMALL.replace("count: 1", f"count: {count}"))
     script = folder / "driver.py"
     script.write_text(DRIVER.format(path=str(folder / "cluster.yaml"), then=then))
     process = subprocess.Popen(
@@ -252,7 +250,7 @@ def test_ctrl_c_reaches_the_driver_and_not_the_workers(tmp_path: Path) -> None:
         print(*connection.client.run(os.getpid).values(), flush=True)
         sys.stdin.readline()
     """
-    with driver(tmp_path, textwrap.dedent(then).strip().replace("\n", "\n    ")) as (process, workers):
+    with driver(tmp_path, textwrap.dedent(then).strip().replace("\n", "\n    "), 2) as (process, workers):
         family = family_of(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "asleep\n"
@@ -266,7 +264,7 @@ def test_ctrl_c_reaches_the_driver_and_not_the_workers(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_workers_end_by_themselves_when_the_driver_is_killed(tmp_path: Path) -> None:
-    with driver(tmp_path, "time.sleep(60)") as (process, _):
+    with driver(tmp_path, "time.sleep(60)", 2) as (process, _):
         family = family_of(process)
         assert len(family) >= 2
         process.kill()

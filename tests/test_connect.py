@@ -190,24 +190,17 @@ def test_something_else_at_the_address_is_unreachable(answer: bytes) -> None:
             peer.close()
 
 
-def test_a_scheduler_without_workers_is_said(tmp_path: Path) -> None:
-    processes = DaskProcesses(tmp_path)
-    processes.scheduler()
-    try:
-        Client(processes.address, timeout=60, set_as_default=False).close()
-        with pytest.raises(ClusterError, match=r"has no worker\. Start one beside it: `dask worker tcp://"):
-            connect_to(processes.address, "1s")
-    finally:
-        processes.stop()
-
-
-def test_a_scheduler_that_dies_is_told_and_nothing_waits_for_it(tmp_path: Path) -> None:
+def test_a_scheduler_without_workers_is_said_and_one_that_dies_is_told_and_nothing_waits_for_it(
+    tmp_path: Path,
+) -> None:
     import pandas as pd
 
     processes = DaskProcesses(tmp_path)
     scheduler = processes.scheduler()
     try:
         Client(processes.address, timeout=60, set_as_default=False).close()
+        with pytest.raises(ClusterError, match=r"has no worker\. Start one beside it: `dask worker tcp://"):
+            connect_to(processes.address, "1s")
         processes.worker(*PLAIN, "--death-timeout", "5")
         with connect_to(processes.address) as connection:
             connection.client._timeout = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ from batchrun.store import schema
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.rows import run_row
 from batchrun.store.runs import RunRecord, RunStore
-from tests.benchmarks.arena import Arena
+from tests.benchmarks.arena import CLUSTER, Arena
 from tests.benchmarks.contest import Figure, Record, Target, compete
 
 ATTEMPTS = 500
@@ -42,10 +43,14 @@ def big_store(arena: Arena, size: int, rounds: int) -> Record:
     every command a new process, against a Python that does nothing. Two more only import what ``runs`` and
     ``show`` do. The figures are the seconds that a processor was busy with each, and how long the store
     takes for what the command asks of it."""
-    url = load_settings().store_url
-    make_big_store(url, arena.folder, size)
+    folder = arena.folder / "big_store"
+    folder.mkdir()
+    (folder / "cluster.yaml").write_text(CLUSTER)
     record = Record("big_store", {"runs": size, "attempts": size * ATTEMPTS, "rounds": rounds})
-    measure(record, url, size, rounds)
+    with contextlib.chdir(folder):
+        url = load_settings().store_url
+        make_big_store(url, folder, size)
+        measure(record, url, size, rounds)
     return record
 
 

@@ -64,6 +64,7 @@ def _huey(size: int) -> Iterator[Callable[[], pd.DataFrame]]:
     command = ["huey.bin.huey_consumer", f"{TASKS}.huey", "--workers", "2", "--worker-type", "process"]
     polling = ["--delay", "0.005", "--max-delay", "0.02", "--no-periodic"]
     with _process([sys.executable, "-m", *command, *polling]):
+        double_in_huey(0).get(blocking=True, backoff=1, max_delay=0.2)
         yield run
 
 

@@ -123,9 +123,12 @@ def await_codes(tab, wanted: str) -> None:
     tab.wait_for_function(script, timeout=PATIENCE)
 
 
-def test_a_run_is_followed_from_its_first_chunk_to_its_end(background, cluster_yaml, tab, shown):
+def test_a_run_is_followed_to_its_end_on_a_page_that_other_pages_lead_to(
+    background, cluster_yaml, tab, shown
+):
     run = background(cluster_yaml)
-    tab.goto(run.page_address())
+    address = run.page_address()
+    tab.goto(address)
     await_codes(tab, f"codes.includes({RUNNING}) && codes.filter(c => c > 1).length == 5")
     codes = shown(tab)
     assert codes[:5] == [SUCCEEDED, SUCCEEDED, FAILED, SUCCEEDED, SUCCEEDED]
@@ -142,20 +145,9 @@ def test_a_run_is_followed_from_its_first_chunk_to_its_end(background, cluster_y
     expect(tab.get_by_text("10 quarantined")).to_be_visible(timeout=PATIENCE)
     assert (report.rows_solved, report.rows_quarantined) == (90, 10)
     assert tab.screenshot() != before
-
-
-def test_what_a_stage_says_in_an_error_is_text_on_the_page(background, cluster_yaml, tab):
-    run = background(cluster_yaml)
-    address = run.page_address()
-    run.finish()
-    tab.goto(address)
+    # What a stage says in an error is text.
     expect(tab.get_by_text(f"row 20 is bad {SCRIPT}").first).to_be_visible(timeout=PATIENCE)
-
-
-def test_the_status_page_leads_to_it_and_it_leads_back(background, cluster_yaml, tab):
-    run = background(cluster_yaml)
-    address = run.page_address()
-    run.finish()
+    # The status page leads to it, and it leads back.
     tab.goto(address.replace("/batchrun", "/status"))
     tab.locator(".navbar").get_by_text("Batchrun", exact=True).click()
     tab.wait_for_url(address)

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
+from tests.services import until
 
 ROWS = 120
 POINTS = int(os.environ.get("CRASH_POINTS", "2"))
@@ -96,10 +97,7 @@ class Project:
 
 def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
     """Look until something is so."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+    until(condition, timeout)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -89,7 +89,7 @@ def workers_of(cluster) -> set[int]:
 class TestMemory:
     def test_chunks_that_need_1_2_and_6_gib_are_all_solved_and_no_worker_is_lost(self, solvers):
         before = workers_of(solvers)
-        table = pd.DataFrame({"gib": [0.4, 0.4, 0.9, 0.9, 5.6, 0.1]})
+        table = pd.DataFrame({"gib": [0.4, 0.4, 0.9, 0.9, 5.6]})
 
         stage = Stage(hungry, memory="1GiB", retry=NO_RETRY)
         report = run(Pipeline("hungry", split=by_rows(2), stages=[stage]), table, solvers)
@@ -144,19 +144,19 @@ def deadly(chunk: pd.DataFrame) -> pd.DataFrame:
 
 def test_rows_that_kill_their_process_are_set_apart_alone_and_the_worker_lives(solvers):
     before = workers_of(solvers)
-    table = pd.DataFrame({"x": range(16), "do": ["ok"] * 16})
-    table.loc[[3, 4, 13], "do"] = ["abort", "exit", "segfault"]
+    table = pd.DataFrame({"x": range(8), "do": ["ok"] * 8})
+    table.loc[[3, 4, 5], "do"] = ["abort", "exit", "segfault"]
 
     stage = Stage(deadly, isolate=True, retry=NO_RETRY)
-    report = run(Pipeline("deadly", split=by_rows(8), stages=[stage]), table, solvers)
+    report = run(Pipeline("deadly", split=by_rows(4), stages=[stage]), table, solvers)
 
     assert report.state is RunState.PARTIAL
     bad = report.quarantined.set_index("x")["error_message"]
-    assert sorted(bad.index) == [3, 4, 13]
+    assert sorted(bad.index) == [3, 4, 5]
     assert "SIGABRT" in bad[3]
     assert "exit code 7" in bad[4]
-    assert "SIGSEGV" in bad[13]
-    assert report.results()["x"].tolist() == [x for x in range(16) if x not in (3, 4, 13)]
+    assert "SIGSEGV" in bad[5]
+    assert report.results()["x"].tolist() == [x for x in range(8) if x not in (3, 4, 5)]
     assert workers_of(solvers) == before
 
 
@@ -166,14 +166,14 @@ def large(chunk: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"wide": np.zeros(int(chunk["gib"].sum() * GIB / 8))})
 
 
-def test_a_result_of_3_gb_is_stored_and_can_be_scanned(solvers):
+def test_a_result_that_32_bits_cannot_count_is_stored_and_can_be_scanned(solvers):
     stage = Stage(large, memory="7GiB", retry=NO_RETRY)
-    table = pd.DataFrame({"gib": [3.0]})
+    table = pd.DataFrame({"gib": [2.125]})
 
     report = run(Pipeline("large", split=by_rows(1), stages=[stage]), table, solvers)
 
     assert report.state is RunState.SUCCEEDED
-    assert report.rows_out == report.scan().count_rows() == 3 * GIB // 8
+    assert report.rows_out == report.scan().count_rows() == 2.125 * GIB // 8
 
 
 class TestAStoppedSolve:
@@ -239,7 +239,7 @@ def solve(chunk: pd.DataFrame, ctx: ChunkContext, *, calls: str) -> pd.DataFrame
         ctx.incumbent(chunk.assign(step=step), objective=step, bound=6000)
         ctx.progress(step, 6000, "still at it")
         Path(calls, f"{chunk.index[0]}-{os.getpid()}").touch()
-        time.sleep(0.02)
+        time.sleep(0.05)
     return chunk
 
 def score(chunk: pd.DataFrame) -> pd.DataFrame:
@@ -257,9 +257,17 @@ plain = Pipeline("plain", split=by_rows(10), stages=[Stage(plain_solve, retry=ON
 """
 
 
+SOLVERS = """\
+workers: {standard: {count: 1, threads: 2, memory: 2GiB}}
+dashboard: off
+run: {flush_every: 100ms}
+"""
+
+
 def solving(project: Project, *more: str, pipeline: str = "solves"):
-    """A run of solves that take long, as soon as two of them run."""
+    """A run of solves that take long, as soon as two of them run, on one worker."""
     (project.folder / "solver.py").write_text(MODULE)
+    (project.folder / "cluster.yaml").write_text(SOLVERS)
     process = project.start(
         "submit", f"solver:{pipeline}", "-i", "in.parquet", "--json", "-p", f"calls={project.calls}", *more
     )
@@ -294,32 +302,40 @@ def _find(wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     return found
 
 
+def request_cancel(project: Project) -> None:
+    """Ask for a cancel of the run, as the command does."""
+    with RunStore(store_of(project)) as store:
+        store.request_cancel(store.find("last").run_id)
+
+
+def store_of(project: Project) -> str:
+    """The address of the project's store."""
+    return f"sqlite:///{project.folder}/.batchrun/store.db"
+
+
 class TestCancel:
-    def test_of_a_run_ends_it_and_leaves_no_process(self, project: Project):
+    def test_of_one_chunk_frees_its_slot_and_of_the_run_ends_all_within_2_seconds(self, project: Project):
         process = solving(project)
         assert len(solve_processes(project)) >= 4
 
-        answer = project.answer("cancel", "last")
+        project.answer("cancel", "last", "0")
+
+        project.wait_for_calls(3)
+        with RunStore(store_of(project)) as store:
+            assert store.find("last").state is RunState.RUNNING
+
+        request_cancel(project)
+        asked = time.monotonic()
+        wait_until(lambda: not solve_processes(project), timeout=15)
+        took = time.monotonic() - asked
         out, _ = process.communicate(timeout=60)
 
-        assert answer["state"] == "cancelled"
+        assert took < 4  # 2 s, and as much again for a busy machine
         assert process.returncode == 4
         document = json.loads(out)
         assert document["state"] == "cancelled"
         assert (document["rows_solved"], document["rows_cancelled"]) == (0, 120)
         assert not left_over(project)
-
-    def test_stops_its_processes_within_2_seconds(self, project: Project):
-        process = solving(project)
-
-        with RunStore(f"sqlite:///{project.folder}/.batchrun/store.db") as store:
-            store.request_cancel(store.find("last").run_id)
-        asked = time.monotonic()
-        wait_until(lambda: not solve_processes(project), timeout=15)
-        took = time.monotonic() - asked
-        process.communicate(timeout=60)
-
-        assert took < 4  # 2 s, and as much again for a busy machine
 
     def test_that_keeps_the_best_has_the_answers_so_far(self, project: Project):
         process = solving(project)
@@ -331,26 +347,15 @@ class TestCancel:
         assert document["state"] == "cancelled"
         assert (document["rows_solved"], document["rows_cancelled"]) == (20, 100)
         assert answer["state"] == "cancelled"
-        results = RunReport(f"sqlite:///{project.folder}/.batchrun/store.db").results()
+        results = RunReport(store_of(project)).results()
         assert (results["score"] == 2 * results["step"]).all()
         assert len(results) == 20
-
-    def test_of_one_chunk_frees_its_slot_for_another(self, project: Project):
-        process = solving(project)
-        project.answer("cancel", "last", "0")
-
-        project.wait_for_calls(3)
-        shown = project.answer("show", "last")
-        project.answer("cancel", "last")
-        out, _ = process.communicate(timeout=60)
-
-        assert shown["state"] == "running"
-        assert json.loads(out)["rows_cancelled"] == 120
+        assert not left_over(project)
 
     def test_of_a_stage_in_the_workers_own_process_ends_that_too(self, project: Project):
         process = solving(project, pipeline="plain")
 
-        project.answer("cancel", "last")
+        request_cancel(project)
         out, _ = process.communicate(timeout=60)
 
         assert json.loads(out)["state"] == "cancelled"
@@ -439,7 +444,7 @@ def test_a_solve_that_holds_the_interpreters_lock_does_not_cost_the_worker_its_h
             Pipeline("holds", split=by_rows(1), stages=[stage]),
             pd.DataFrame({"x": [1]}),
             settings_for_address(processes.address),
-            params={"seconds": 7.0},
+            params={"seconds": 5.0},
         )
     finally:
         processes.stop()
@@ -454,32 +459,36 @@ def sleeps(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame:
     return chunk
 
 
-@pytest.mark.parametrize("isolate", [True, False], ids=["child", "worker"])
-def test_a_cancel_on_a_cluster_that_was_there_before_ends_what_runs_and_leaves_the_workers_usable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate
-):
-    monkeypatch.chdir(tmp_path)
-    processes = DaskProcesses(tmp_path)
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler that was there before, with one worker."""
+    processes = DaskProcesses(tmp_path_factory.mktemp("dask"))
     processes.scheduler()
     processes.worker("--name", "only", "--nthreads", "1", "--memory-limit", "1GiB")
     try:
         with connect_to(processes.address) as connection:
             connection.client.wait_for_workers(1, timeout=60)
-        settings = settings_for_address(processes.address)
-        made = Pipeline("sleeps", split=by_rows(1), stages=[Stage(sleeps, isolate=isolate, retry=NO_RETRY)])
-        table = pd.DataFrame({"x": range(2)})
-        handle = submit_pipeline(
-            made, table, cluster=settings, params={"folder": str(tmp_path)}, progress=False
-        )
-        wait_until(lambda: any(tmp_path.glob("pid-*")))
-        (pid,) = (int(path.name.partition("-")[2]) for path in tmp_path.glob("pid-*"))
-
-        handle.cancel()
-        report = handle.wait(timeout=60)
-
-        assert report.state is RunState.CANCELLED
-        wait_until(lambda: not psutil.pid_exists(pid), timeout=10)
-        after = run(Pipeline("after", split=by_rows(1), stages=[deadly]), table.assign(do="ok"), settings)
-        assert after.state is RunState.SUCCEEDED
+        yield processes.address
     finally:
         processes.stop()
+
+
+@pytest.mark.parametrize("isolate", [True, False], ids=["child", "worker"])
+def test_a_cancel_on_a_cluster_that_was_there_before_ends_what_runs_and_leaves_the_workers_usable(
+    by_hand: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolate
+):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_for_address(by_hand)
+    made = Pipeline("sleeps", split=by_rows(1), stages=[Stage(sleeps, isolate=isolate, retry=NO_RETRY)])
+    table = pd.DataFrame({"x": range(2)})
+    handle = submit_pipeline(made, table, cluster=settings, params={"folder": str(tmp_path)}, progress=False)
+    wait_until(lambda: any(tmp_path.glob("pid-*")))
+    (pid,) = (int(path.name.partition("-")[2]) for path in tmp_path.glob("pid-*"))
+
+    handle.cancel()
+    report = handle.wait(timeout=60)
+
+    assert report.state is RunState.CANCELLED
+    wait_until(lambda: not psutil.pid_exists(pid), timeout=10)
+    after = run(Pipeline("after", split=by_rows(1), stages=[deadly]), table.assign(do="ok"), settings)
+    assert after.state is RunState.SUCCEEDED
