@@ -67,6 +67,7 @@ CASES = {
         Case("client_memory", "memory", 125_000_000, 1, smoke=3_200),
         Case("group_commits", "commits", 200_000, 5, smoke=500),
         Case("simulation", "simulated", 1_000_000, 1, smoke=1_000),
+        Case("service", "service", 1_000, 5, smoke=3),
         Case("big_store", "big_store", 10_000, 11, smoke=20),
         Case("waste", "waste", 10_000, 5, smoke=200),
     )
