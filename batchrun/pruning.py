@@ -22,7 +22,7 @@ __all__ = ["Leftover", "PrunePlan", "PruneRules", "Pruned", "choose", "plan_prun
 
 REMOVED = ".removed"
 """The end of the name of a file beside the folder of a run, which says that the run is being removed."""
-RUN_FOLDER = re.compile(r"[A-Za-z0-9_.-]+-\d{8}-\d{6}-[0-9a-f]{4}")
+RUN_FOLDER = re.compile(r"[A-Za-z0-9_.-]+-\d{8}-\d{6}-[0-9a-f]{4,8}")
 """What the name of the folder of a run looks like."""
 UNTOUCHED = 3600.0
 """Seconds after the last change in a folder that no run names, from when on it counts as left over."""

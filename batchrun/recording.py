@@ -34,7 +34,7 @@ _RESULTS_OF = "results of run "
 def new_run_id(pipeline: str) -> str:
     """An id that nobody else makes, and that sorts by time within the pipeline of that name."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", pipeline)[:60].strip("-.") or "run"
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 def new_record(

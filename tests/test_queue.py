@@ -188,3 +188,7 @@ def test_of_unique_runs_that_are_submitted_at_once_one_is_made(store: RunStore, 
     writer = claim(store, told[0], "one")
     writer.update(state=RunState.FAILED)
     assert queued(store, "again", unique_key="same") == "again"
+
+
+def test_runs_that_are_queued_in_a_burst_have_ids_of_their_own():
+    assert len({new_run_id("delays") for _ in range(1_000)}) == 1_000
