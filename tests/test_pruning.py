@@ -222,11 +222,11 @@ class TestAFolderThatNoRunNames:
         ("name", "old", "inside", "goes"),
         [
             pytest.param(
-                "work-20260101-101010-4f2a81c6", 4000, "spool/a", True, id="of a run that never began"
+                "run-20260101-101010-4f2a81c6", 4000, "spool/a", True, id="of a run that never began"
             ),
-            pytest.param("work-20260101-101010-4f2a81c6", 60, "spool/a", False, id="that is being written"),
+            pytest.param("run-20260101-101010-4f2a81c6", 60, "spool/a", False, id="that is being written"),
             pytest.param(
-                "work-20260101-101010-4f2a81c6", 4000, "plan/0", False, id="of a run of another store"
+                "run-20260101-101010-4f2a81c6", 4000, "plan/0", False, id="of a run of another store"
             ),
             pytest.param("thesis", 4000, "spool/a", False, id="that is somebody else's"),
         ],

@@ -11,6 +11,7 @@ import pytest
 
 from batchrun.errors import LeaseLostError
 from batchrun.outcome import RunState
+from batchrun.recording import new_run_id
 from batchrun.store.queue import QueueEntry
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.submission import Submission
