@@ -19,7 +19,7 @@ from batchrun.errors import BatchrunError, ClusterError, LeaseLostError, RunNotF
 from batchrun.events import ChunksSettled, Event
 from batchrun.opener import Opener
 from batchrun.outcome import ErrorRecord, RunState
-from batchrun.plan import read_plan, rows_to_do
+from batchrun.plan import PlannedChunks, read_plan, rows_to_do
 from batchrun.queueing import plan_input
 from batchrun.recording import input_record
 from batchrun.report import RunReport
@@ -28,6 +28,7 @@ from batchrun.selection import Selection, rerun
 from batchrun.service.importing import import_elsewhere
 from batchrun.session import Session, check_demands, describe_stages
 from batchrun.staging import make_session
+from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driving
 from batchrun.store.outage import insist
 from batchrun.store.queue import QueuedRun
@@ -111,8 +112,11 @@ class Drive(threading.Thread):
             pipe = self._pipeline(store)
             opener = Opener(self._settings, self._settings, pipe, stack)
             record = self._prepared(store, pipe, opener)
-            source = Source.read(record.files.source)
-            settled, planned = store.settled(self.run_id), read_plan(record.files)
+            read = insist(lambda: self._read(record.files), self._settings.run.store_timeout)
+            if read is None:
+                return False
+            source, planned = read
+            settled = store.settled(self.run_id)
             again = rerun(self.run_id, Selection(chunks=self._entry.only, goes_on=True), planned, settled)
             to_do = rows_to_do(source, planned, settled)
             source.check_unchanged(to_do)
@@ -143,6 +147,10 @@ class Drive(threading.Thread):
                 return False
             with driving(self.run_id):
                 return self._session.drive().ended
+
+    def _read(self, files: RunFolder) -> tuple[Source, PlannedChunks] | None:
+        """The input of the run and its chunks, as they are written down; None if it is to be left."""
+        return None if self._leaving.is_set() else (Source.read(files.source), read_plan(files))
 
     def _pipeline(self, store: RunStore) -> Pipeline:
         """The pipeline as it was submitted; for a schedule, as it is in its folder now."""

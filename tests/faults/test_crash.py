@@ -218,11 +218,17 @@ def test_an_artifact_root_that_is_away_is_waited_for(
     folder.mkdir()
     (tmp_path / "artifacts").symlink_to(folder)
     with site(tmp_path, CONNECT, address=dask.address) as here:
-        here.up()
+        pid = pid_of(here.up())
         for point in points:
-            run = here.queue()
-            halfway(here, run, point.rng)
-            replace_artifacts(tmp_path, lambda new: new.write_text("in the way"))
+            if point.odd:  # it is away before the run begins
+                suspend(here, pid)
+                run = here.queue()
+                replace_artifacts(tmp_path, lambda new: new.write_text("in the way"))
+                os.kill(pid, signal.SIGCONT)
+            else:
+                run = here.queue()
+                halfway(here, run, point.rng)
+                replace_artifacts(tmp_path, lambda new: new.write_text("in the way"))
             time.sleep(0.3)  # what was being committed is committed
             solved = here.report(run).rows_solved
             time.sleep(20.0 if POINTS > 2 else 3.0)
