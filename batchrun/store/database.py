@@ -249,6 +249,7 @@ def _close_unused(engine: sa.Engine) -> None:
     with _counting:
         _unused.pop(engine, None)
         if not _users[engine]:
+            del _users[engine]  # an engine that is forgotten elsewhere is kept by nothing here
             engine.dispose()
 
 
