@@ -651,14 +651,14 @@ class TestATimeout:
         assert (attempt.outcome, attempt.cause) == (Outcome.TIMED_OUT, Cause.TIMEOUT)
         assert attempt.error is not None
         assert attempt.error.message == "the stage passed its timeout of 300 ms"
-        assert 0.3 <= attempt.seconds < 2
+        assert 0.3 <= attempt.seconds < 20
         assert attempt.rows_in == 1
 
     def test_kills_a_stage_that_holds_the_interpreter_and_keeps_its_best_answer(self) -> None:
         result = run(hold, timeout=0.5)
         attempt = result.attempts[-1]
         assert (attempt.outcome, attempt.cause) == (Outcome.STOPPED_WITH_SOLUTION, Cause.TIMEOUT)
-        assert attempt.seconds < 2
+        assert attempt.seconds < 20
         assert attempt.error is None
         assert values(result) == [5]
         assert [(point.objective, point.bound) for point in attempt.incumbents] == [(5, 4)]
@@ -692,7 +692,7 @@ class TestStopAfter:
         result = run(stubborn, stop_after=0.1, grace=0.2)
         attempt = result.attempts[-1]
         assert (attempt.outcome, attempt.cause) == (Outcome.STOPPED_WITH_SOLUTION, Cause.DEADLINE)
-        assert 0.3 <= attempt.seconds < 2
+        assert 0.3 <= attempt.seconds < 20
         assert attempt.best is not None
         assert attempt.best.gap == pytest.approx(0.1)
 
@@ -731,7 +731,7 @@ class TestACancel:
         result = self._cancelled(solve, keep_best=keep_best, grace=10)
         attempt = result.attempts[-1]
         assert attempt.cause is Cause.CANCEL
-        assert attempt.seconds < 5
+        assert attempt.seconds < 9  # and not the grace
         if keep_best:
             assert attempt.outcome is Outcome.STOPPED_WITH_SOLUTION
             assert values(result) == [2]
@@ -770,7 +770,7 @@ class TestACancel:
         attempt = run_task(programmed(holding(SlowToLoad())), task, worker="w").attempts[-1]
         asker.join()
         assert attempt.outcome is Outcome.CANCELLED
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 40
 
     def test_between_two_stages_does_not_begin_the_second(self) -> None:
         task = isolated("slow_same", "silent")
@@ -908,7 +908,7 @@ class TestTheLog:
         run(same)
         before = psutil.Process().memory_info().rss
         attempt = run(print_much).attempts[-1]
-        assert attempt.seconds < 10
+        assert attempt.seconds < 60
         assert psutil.Process().memory_info().rss - before < 50 * MIB
         assert attempt.log.startswith("the beginning\n")
         assert attempt.log.endswith("the end\n")

@@ -24,7 +24,7 @@ from batchrun.executor import (
 )
 from batchrun.outcome import Outcome
 from batchrun.resources import Demand, Worker
-from batchrun.testing.scripted import scripted
+from batchrun.testing.scripted import attempts_in, scripted
 from batchrun.worker.pack import Member, Pack, PackResult
 from batchrun.worker.task import Limits, Task, TaskResult
 
@@ -94,8 +94,9 @@ def collect(
 class ExecutorContract:
     """What every executor must do. Subclass it in a test and give it a fixture ``executor``.
 
-    The fixture gives a fresh executor that has `PROGRAM` prepared, with at least one worker; where
-    `processes` is true, with two workers at least, one of which has two threads and the tag ``TAG: 1``.
+    The fixture gives a fresh executor that has `program` prepared, with the folder ``tries`` in the
+    ``tmp_path`` of the test, and at least one worker; where `processes` is true, two workers at least, one of
+    which has two threads and the tag ``TAG: 1``.
     """
 
     processes = True
@@ -229,14 +230,16 @@ class ExecutorContract:
         assert isinstance(piece.output, Inline)
         assert decode(piece.output.data)["id"].to_pylist() == ["p0", "p1", "p3", "p4"]
 
-    def test_chunks_of_a_pack_that_have_not_begun_can_be_taken_back(self, executor: Executor) -> None:
+    def test_chunks_of_a_pack_that_have_not_begun_can_be_taken_back(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
         """Each is heard of once: as begun, or as free to run elsewhere."""
         if not self.processes:
             return
-        worker = executor.workers()[0]
-        slow, behind = (pack_for([_rows(f"{name}{n}", "sleep=2") for n in range(4)]) for name in "sb")
+        worker = _narrowest(executor)
+        slow, behind = (pack_for([_rows(f"{name}{n}", "sleep=4") for n in range(4)]) for name in "sb")
         executor.submit([Placement(slow, worker.address)])
-        time.sleep(1.2)
+        _until_tried(tmp_path, "s0")
         executor.submit([Placement(behind, worker.address)])
         executor.recall([slow.key, behind.key, "never-heard-of"])
         heard: list[Signal] = []
@@ -248,14 +251,16 @@ class ExecutorContract:
             tried = [attempts.chunks.tolist() for attempts in _pack_result(done[key]).solved]
             assert tried == ([list(range(number))] if number else [])
 
-    def test_a_task_that_waits_behind_another_can_be_taken_back(self, executor: Executor) -> None:
+    def test_a_task_that_waits_behind_another_can_be_taken_back(
+        self, executor: Executor, tmp_path: Path
+    ) -> None:
         """It comes back when its turn comes, and has tried nothing."""
         if not self.processes:
             return
-        worker = executor.workers()[0]
-        slow, behind = task_for(_rows("slow", "sleep=2")), task_for(_rows("behind", "sleep=2"))
+        worker = _narrowest(executor)
+        slow, behind = task_for(_rows("slow", "sleep=4")), task_for(_rows("behind", "ok"))
         executor.submit([Placement(slow, worker.address)])
-        time.sleep(1.2)
+        _until_tried(tmp_path, "slow")
         executor.submit([Placement(behind, worker.address)])
         executor.recall([slow.key, behind.key])
         heard: list[Signal] = []
@@ -367,6 +372,18 @@ def _pack_result(found: Signal) -> PackResult:
 
 def _widest(executor: Executor) -> Worker:
     return max(executor.workers(), key=lambda worker: worker.threads)
+
+
+def _narrowest(executor: Executor) -> Worker:
+    return min(executor.workers(), key=lambda worker: worker.threads)
+
+
+def _until_tried(tmp_path: Path, row: str) -> None:
+    """Wait until a worker has begun with a row."""
+    deadline = time.monotonic() + 60
+    while not attempts_in(tmp_path / "tries")[row]:
+        assert time.monotonic() < deadline, f"{row} was never begun"
+        time.sleep(0.01)
 
 
 def _wait_until(executor: Executor, heard: list[Signal], keys: set[str]) -> None:
