@@ -274,6 +274,11 @@ class Pipeline:
                 legs.append([number])
         return tuple(tuple(leg) for leg in legs)
 
+    @property
+    def demands(self) -> dict[str, Demand]:
+        """What each stage needs of a worker, by its name."""
+        return {stage.name: stage.demand for stage in self.stages}
+
     def input_columns(self) -> tuple[str, ...] | None:
         """The input columns that must be read; None for all."""
         wanted = self.columns if self.columns is not None else self.stages[0].columns

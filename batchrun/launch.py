@@ -31,8 +31,8 @@ from batchrun.plan import read_plan, rows_to_do
 from batchrun.queueing import QueueOptions, as_input, queue_runs
 from batchrun.recording import named_source, new_record, new_run_id
 from batchrun.report import RunReport
+from batchrun.resources import check_demands
 from batchrun.selection import Selection, rerun
-from batchrun.session import check_demands
 from batchrun.split import Split
 from batchrun.staging import make_session
 from batchrun.store.artifacts import RunFolder
@@ -314,7 +314,7 @@ def resume_run(
         stack.callback(supply.close)
         pipe.bind(record.params)
         executor = Opener(cluster, settings, pipe, stack).executor()
-        check_demands(pipe, executor.workers())
+        check_demands(pipe.demands, executor.workers())
         watching = [*observers, *stack.enter_context(displays(progress, executor))]
         session = make_session(
             record.run_id,
@@ -363,7 +363,7 @@ def _prepare(
     source = named_source(source, results_of)
     try:
         executor = opener.executor()
-        check_demands(pipeline, executor.workers())
+        check_demands(pipeline.demands, executor.workers())
         source.save(folder.source)
     except BaseException:
         supply.discard()

@@ -61,6 +61,14 @@ class PlannedChunks:
         whole = self.parents == NO_PARENT
         return int((self.stops[whole] - self.starts[whole]).sum())
 
+    def family(self, chunk: int) -> Integers:
+        """A chunk, the parts that it was cut into, and theirs, by number; empty if there is no such chunk."""
+        found = new = np.array([chunk] if 0 <= chunk < len(self) else [], np.int64)
+        while len(new):
+            new = np.flatnonzero(np.isin(self.parents, new))
+            found = np.concatenate([found, new])
+        return found
+
     def then(self, wave: ChunkPlan, parents: Integers | None = None) -> PlannedChunks:
         """These chunks and those of one more wave."""
         if parents is None:

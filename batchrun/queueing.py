@@ -22,9 +22,7 @@ from batchrun.definition import Pipeline
 from batchrun.errors import UsageError
 from batchrun.outcome import RunState
 from batchrun.recording import named_source, new_record, new_run_id
-from batchrun.report import RunReport
-from batchrun.resources import Worker
-from batchrun.session import check_demands
+from batchrun.resources import Worker, check_demands
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.queue import QueueEntry
 from batchrun.store.runs import RunStore
@@ -138,6 +136,10 @@ def queue_runs(pipeline: Pipeline | Chain, data: Any, **how: Any) -> str:
 def as_input(data: Any, folder: RunFolder) -> tuple[Any, str | None]:
     """What is to be opened for *data*, and the run whose results that is, if it is a report: its results are
     written to the folder of the run first."""
+    if isinstance(data, (str, os.PathLike)):
+        return data, None
+    from batchrun.report import RunReport
+
     if not isinstance(data, RunReport):
         return data, None
     path = files.join(folder.spool, "results.arrow")
@@ -249,7 +251,7 @@ def _check_demands(pipe: Pipeline, services: Sequence[ServiceRecord]) -> None:
         for one in service.workers
     ]
     if workers:
-        check_demands(pipe, workers)
+        check_demands(pipe.demands, workers)
 
 
 def _unique_key(

@@ -19,13 +19,12 @@ from batchrun.data.source import Source
 from batchrun.definition import Pipeline
 from batchrun.executor import Executor
 from batchrun.outcome import RunState
-from batchrun.session import describe_stages
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driver_name
 from batchrun.store.runs import RunRecord
 from batchrun.submission import Submission
 
-__all__ = ["input_record", "new_record", "new_run_id", "unplanned_record"]
+__all__ = ["describe_stages", "input_record", "named_source", "new_record", "new_run_id", "unplanned_record"]
 
 
 _RESULTS_OF = "results of run "
@@ -95,6 +94,24 @@ def unplanned_record(submission: Submission, settings: Settings, now: float) -> 
         input={"description": submission.input or f"results of {submission.input_from}"},
         versions=dict(_versions()),
     )
+
+
+def describe_stages(pipeline: Pipeline, memory_from: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The stages as the store keeps them, JSON values."""
+    legs = {stage: leg for leg, stages in enumerate(pipeline.legs) for stage in stages}
+    return [
+        {
+            "name": stage.name,
+            "memory": stage.demand.memory,
+            "memory_from": (memory_from or {}).get(stage.name),
+            "resources": dict(stage.demand.tags),
+            "timeout": stage.timeout,
+            "stop_after": stage.stop_after,
+            "isolated": stage.isolated,
+            "leg": legs[number],
+        }
+        for number, stage in enumerate(pipeline.stages)
+    ]
 
 
 def _settings_record(settings: Settings) -> list[dict[str, str]]:

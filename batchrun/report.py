@@ -28,7 +28,6 @@ from batchrun.tables import (
     chunk_table,
     event_table,
     failure_table,
-    family,
     last_failures,
     log_text,
     quarantined_rows,
@@ -338,7 +337,7 @@ class RunReport:
         """The outcome of a chunk, or those of its parts if it was cut, as ``chunks`` has them."""
         plan = read_plan(self._files)
         with RunStore(self._store_url) as store:
-            numbers = np.array(family(plan, chunk), np.int64)
+            numbers = plan.family(chunk)
             settled = store.settled(self.run_id, chunks=numbers.tolist())
             attempts = store.attempts(self.run_id, chunks=numbers.tolist())
         table = chunk_table(plan, settled, attempts, ended=self.state.ended, numbers=numbers)
@@ -373,7 +372,7 @@ class RunReport:
                 settled = store.settled(self.run_id, solved=False)
                 matters, attempts = settled.chunks, store.attempts(self.run_id, unsolved=True)
             else:
-                matters = np.array(family(plan, chunk), np.int64)
+                matters = plan.family(chunk)
                 settled = store.settled(self.run_id, chunks=matters.tolist())
                 attempts = store.attempts(self.run_id, chunks=matters.tolist())
             longest = store.durations(self.pipeline) if self.driven else {}

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from batchrun.errors import PipelineError
+from batchrun.errors import DemandError, PipelineError
 
 __all__ = [
     "MEMORY",
     "Demand",
     "Worker",
+    "check_demands",
     "describe_workers",
     "format_bytes",
     "format_seconds",
@@ -228,6 +229,19 @@ class Worker:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.shape})"
+
+
+def check_demands(demands: Mapping[str, Demand], workers: Sequence[Worker]) -> None:
+    """Refuse stages, by name, that no worker could run even when idle.
+
+    Raises DemandError that names the demand and what the workers have.
+    """
+    for stage, demand in demands.items():
+        if not any(worker.can_ever_run(demand) for worker in workers):
+            raise DemandError(
+                f"stage `{stage}` needs {demand}, which no worker can ever give; there is "
+                f"{describe_workers(workers)}. Ask for less, or add such a worker to cluster.yaml"
+            )
 
 
 def describe_workers(workers: Iterable[Worker]) -> str:

@@ -12,7 +12,6 @@ from batchrun.errors import UsageError
 from batchrun.outcome import Outcome
 from batchrun.plan import PlannedChunks
 from batchrun.store.records import SettledChunks
-from batchrun.tables import family
 
 if TYPE_CHECKING:
     from batchrun.outcome import Integers
@@ -109,7 +108,7 @@ def _unsolved(
     run_id: str, chunk: int, plan: PlannedChunks, solved: Integers, selection: Selection
 ) -> Integers:
     """What runs again of one chunk that was asked for: itself, or parts of it."""
-    numbers = np.array(family(plan, chunk), np.int64)
+    numbers = plan.family(chunk)
     if not len(numbers):
         last = len(plan) - 1
         has = f"its chunks are 0 to {last}" if last >= 0 else "none of its input is cut yet"

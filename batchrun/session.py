@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import numpy as np
 
@@ -25,14 +24,15 @@ from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.data.table import to_table
 from batchrun.definition import BoundParameters, Pipeline
-from batchrun.errors import DemandError, LeaseLostError
+from batchrun.errors import LeaseLostError
 from batchrun.estimate import MemoryEstimate
 from batchrun.events import Observer, RunEnded, RunStarted
 from batchrun.executor import Executor
 from batchrun.forecast import Forecast, forecast
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
-from batchrun.resources import Demand, Worker, describe_workers, format_bytes
+from batchrun.recording import describe_stages
+from batchrun.resources import Demand, Worker, format_bytes
 from batchrun.runner import Runner, RunnerSettings, SharedSlots
 from batchrun.selection import Rerun
 from batchrun.store.artifacts import RunFolder
@@ -44,7 +44,7 @@ from batchrun.store.runs import RunStore
 from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
 
-__all__ = ["Session", "check_demands", "describe_stages"]
+__all__ = ["Session"]
 
 
 ALIKE = 1.2
@@ -318,37 +318,6 @@ def _together(stages: Sequence[Forecast | None]) -> Floats | None:
     upper = np.maximum(np.sum([stage.upper for stage in known], axis=0), SHORTEST_FORECAST)
     steps = np.round(np.log(upper) / np.log(ALIKE))
     return np.asarray(ALIKE**steps, np.float64)
-
-
-def describe_stages(pipeline: Pipeline, memory_from: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """The stages as the store keeps them, JSON values."""
-    legs = {stage: leg for leg, stages in enumerate(pipeline.legs) for stage in stages}
-    return [
-        {
-            "name": stage.name,
-            "memory": stage.demand.memory,
-            "memory_from": (memory_from or {}).get(stage.name),
-            "resources": dict(stage.demand.tags),
-            "timeout": stage.timeout,
-            "stop_after": stage.stop_after,
-            "isolated": stage.isolated,
-            "leg": legs[number],
-        }
-        for number, stage in enumerate(pipeline.stages)
-    ]
-
-
-def check_demands(pipeline: Pipeline, workers: Sequence[Worker]) -> None:
-    """Refuse a pipeline with a stage that no worker could run even when idle.
-
-    Raises DemandError that names the demand and what the workers have.
-    """
-    for stage in pipeline.stages:
-        if not any(worker.can_ever_run(stage.demand) for worker in workers):
-            raise DemandError(
-                f"stage `{stage.name}` needs {stage.demand}, which no worker can ever give; there is "
-                f"{describe_workers(workers)}. Ask for less, or add such a worker to cluster.yaml"
-            )
 
 
 def _memory_of_a_thread(demand: Demand, workers: Sequence[Worker]) -> int:

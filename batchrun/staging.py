@@ -13,9 +13,10 @@ from batchrun.definition import Pipeline
 from batchrun.estimate import fit_memory
 from batchrun.events import Observer
 from batchrun.executor import Executor
+from batchrun.resources import check_demands
 from batchrun.runner import RunnerSettings, SharedSlots
 from batchrun.selection import Rerun
-from batchrun.session import Session, check_demands
+from batchrun.session import Session
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import FlushPolicy
 from batchrun.store.runs import RunStore
@@ -49,7 +50,7 @@ def make_session(
     pipeline, estimates, reasons = fit_memory(
         pipeline, lambda stage: store.peaks(pipeline.name, stage), executor.workers()
     )
-    check_demands(pipeline, executor.workers())
+    check_demands(pipeline.demands, executor.workers())
     allowance = max_quarantined if max_quarantined is not None else run.max_quarantined
     return Session(
         run_id=run_id,

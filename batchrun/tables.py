@@ -32,7 +32,6 @@ __all__ = [
     "chunk_table",
     "event_table",
     "failure_table",
-    "family",
     "last_failures",
     "log_text",
     "quarantined_rows",
@@ -86,16 +85,6 @@ def event_table(events: Iterable[EventRecord]) -> pd.DataFrame:
     rows = [(event.id, event.at, event.kind, event.chunk, event.data) for event in events]
     frame = pd.DataFrame(rows, columns=["id", "at", "kind", "chunk", "data"])
     return frame.astype({"id": "int64", "at": "float64", "kind": "str", "chunk": "Int64", "data": "object"})
-
-
-def family(plan: PlannedChunks, chunk: int) -> list[int]:
-    """A chunk, the parts that it was cut into, and theirs, by number; empty if there is no such chunk."""
-    found: list[int] = []
-    new = [chunk] if 0 <= chunk < len(plan) else []
-    while new:
-        found += new
-        new = np.flatnonzero(np.isin(plan.parents, new)).tolist()
-    return found
 
 
 def chunk_outcomes(plan: PlannedChunks, settled: Mapping[Outcome, int], *, ended: bool) -> dict[str, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import batchrun
@@ -102,3 +104,29 @@ def test_what_is_not_needed_is_not_imported(code: str, own: int, most: int):
     ours = {name for name in modules if name.split(".")[0] == "batchrun"}
     assert 0 < len(ours) <= own
     assert len(modules - loaded_modules("")) <= most
+
+
+QUEUE = """
+import os
+os.chdir({folder!r})
+sys.path.insert(0, "")
+from batchrun.cli import app
+sys.argv = ["batchrun", "submit", "work:double", "-i", "in.parquet", "--detach"]
+try:
+    app()
+except SystemExit as error:
+    assert not error.code
+"""
+
+
+def test_a_run_is_queued_without_what_it_takes_to_drive_it(tmp_path: Path):
+    pd.DataFrame({"x": range(4)}).to_parquet(tmp_path / "in.parquet")
+    (tmp_path / "work.py").write_text(
+        "from batchrun import by_rows, pipeline\n\n"
+        "@pipeline(split=by_rows(2))\ndef double(chunk):\n    return chunk * 2\n"
+    )
+    modules = loaded_modules(QUEUE.format(folder=str(tmp_path)))
+
+    assert "batchrun.store.queue" in modules
+    assert not modules & {"bokeh", "dask", "distributed", "jinja2", "pandas", "polars"}
+    assert not modules & {"batchrun.launch", "batchrun.report", "batchrun.runner", "batchrun.session"}

@@ -92,7 +92,6 @@ def submit(
     it runs in the foreground: Ctrl-C lets the chunks that run end and stops; `batchrun resume` goes on.
     """
     from batchrun.cli.queueing import Asked, is_for_queue, queue_and_follow
-    from batchrun.launch import run_pipeline
     from batchrun.loading import load_runnable
     from batchrun.queueing import QueueOptions
 
@@ -124,6 +123,8 @@ def submit(
         )
     if data is None:
         raise UsageError("a run needs an input; give one with --input")
+    from batchrun.launch import run_pipeline
+
     allowance: dict[str, Any] = {} if max_quarantined is None else {"max_quarantined": max_quarantined}
     watch = Watch()
     with stopped_runs_reported(watch, settings, as_json):

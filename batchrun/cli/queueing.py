@@ -78,9 +78,7 @@ def queue_and_follow(
     excel: Path | None,
 ) -> NoReturn:
     """Queue a run; unless it is detached, show it until it ends, and leave with its exit code."""
-    from batchrun.cli.watching import watch_to_the_end
     from batchrun.queueing import queue_runs
-    from batchrun.report import RunReport
 
     run_id = queue_runs(
         pipeline,
@@ -92,9 +90,13 @@ def queue_and_follow(
     )
     if asked.detach:
         if as_json:
+            from batchrun.report import RunReport
+
             console.print_json(document(RunReport(settings.store_url, run_id)))
         else:
             typer.echo(run_id)
         raise typer.Exit(ExitCode.SUCCEEDED)
+    from batchrun.cli.watching import watch_to_the_end
+
     console.print_note(f"{run_id} is queued; Ctrl-C detaches, `batchrun watch {run_id}` comes back")
     watch_to_the_end(run_id, settings, html=html, excel=excel, quiet=quiet, as_json=as_json)

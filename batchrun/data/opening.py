@@ -90,8 +90,6 @@ def _planned(
     memory: MemoryFolder | None,
     in_memory_limit: int,
 ) -> tuple[Source, Supply]:
-    from batchrun.data.regroup import find_groups, regroup_here
-
     groups = split.columns if isinstance(split, ByGroup) else None
     if isinstance(data, (str, os.PathLike)):
         from batchrun.data.planning import plan_files
@@ -102,6 +100,8 @@ def _planned(
         source, supply = _spooled(data, columns, split, spool, memory, in_memory_limit)
     if groups is None or source.group_starts is not None:
         return source, supply
+    from batchrun.data.regroup import find_groups, regroup_here
+
     try:
         supply.wait(source.rows)
         found = find_groups(source, groups)

@@ -19,6 +19,8 @@ from batchrun.data.table import Labels, Part, Slice
 from batchrun.errors import InputError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
@@ -234,17 +236,21 @@ class Source:
             "spool": self.spool,
             "hidden": None if self.where is None else self.where.hidden,
         }
-        numbers = pa.large_list(pa.int64())
-        names = pa.large_list(pa.string())
+        conditions = None if self.where is None else self.where.conditions
         fields: dict[str, pa.Array] = {
-            "head": pa.array([json.dumps(head)]),
-            "schema": pa.array([self._schema_bytes], pa.large_binary()),
-            "files": pa.array([self.files], names),
-            "stamps": pa.array([self.stamps], names),
-            "where": pa.array([None if self.where is None else self.where.conditions], pa.large_binary()),
+            "head": _strings(pa.large_string(), [json.dumps(head).encode()]),
+            "schema": _strings(pa.large_binary(), [self._schema_bytes]),
+            "files": _listed(_strings(pa.large_string(), [file.encode() for file in self.files])),
+            "stamps": _listed(_strings(pa.large_string(), [text.encode() for text in self.stamps])),
+            "where": _strings(pa.large_binary(), [conditions])
+            if conditions
+            else pa.nulls(1, pa.large_binary()),
         }
         for name in _NUMBERS:
-            fields[name] = pa.array([getattr(self, name)], numbers)
+            numbers = getattr(self, name)
+            fields[name] = (
+                pa.nulls(1, pa.large_list(pa.int64())) if numbers is None else _listed(_numbers(numbers))
+            )
         write_table(pa.table(fields), path)
 
     @classmethod
@@ -280,6 +286,37 @@ class Source:
             else Filter(table["where"][0].as_py(), tuple(head["hidden"])),
             **{name: numbers(name) for name in _NUMBERS},
         )
+
+
+# A plan is written by who queues a run, at once. ``pa.array`` would import pandas first, for half a second.
+
+
+def _numbers(values: Integers) -> pa.Array:
+    """An array of int64 over the numbers, which are not copied."""
+    import numpy as np
+    import pyarrow as pa
+
+    data = pa.py_buffer(np.ascontiguousarray(values, np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, data])
+
+
+def _strings(kind: pa.DataType, values: Sequence[bytes]) -> pa.Array:
+    """An array of large strings or large binaries."""
+    import numpy as np
+    import pyarrow as pa
+
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def _listed(values: pa.Array) -> pa.Array:
+    """An array of one list, of all the values."""
+    import numpy as np
+    import pyarrow as pa
+
+    ends = pa.py_buffer(np.array([0, len(values)], np.int64))
+    return pa.Array.from_buffers(pa.large_list(values.type), 1, [None, ends], children=[values])
 
 
 def _mixed(values: Any) -> Any:

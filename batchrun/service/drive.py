@@ -21,12 +21,13 @@ from batchrun.opener import Opener
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import PlannedChunks, read_plan, rows_to_do
 from batchrun.queueing import plan_input
-from batchrun.recording import input_record
+from batchrun.recording import describe_stages, input_record
 from batchrun.report import RunReport
+from batchrun.resources import check_demands
 from batchrun.runner import SharedSlots
 from batchrun.selection import Selection, rerun
 from batchrun.service.importing import import_elsewhere
-from batchrun.session import Session, check_demands, describe_stages
+from batchrun.session import Session
 from batchrun.staging import make_session
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driving
@@ -123,7 +124,7 @@ class Drive(threading.Thread):
             supply = Supply(source, needed=to_do)
             stack.callback(supply.close)
             executor = opener.executor()
-            check_demands(pipe, executor.workers())
+            check_demands(pipe.demands, executor.workers())
             self._session = make_session(
                 self.run_id,
                 pipe,
