@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from batchrun.data import files
 from batchrun.data.load import load
@@ -36,6 +35,7 @@ from batchrun.tables import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     import pyarrow.dataset
 
     from batchrun.data.refs import ResultRefs
@@ -306,6 +306,11 @@ class RunReport:
         """One row a kind of error that chunks were given up for: error_type, error, traceback, stage, chunks
         and rows (how many), first_chunk."""
         return failure_table(self._last_failures)
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether there is any row in ``failures``; quick."""
+        return bool(self._unsolved.given_up.any())
 
     @property
     def quarantined(self) -> pd.DataFrame:

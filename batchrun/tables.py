@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from batchrun.data import files
 from batchrun.data.joining import join_tables
@@ -21,6 +20,7 @@ from batchrun.store.records import ChunkLog, SettledChunks
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pandas as pd
     import pyarrow as pa
 
     from batchrun.outcome import Integers
@@ -52,6 +52,8 @@ def chunk_table(
     numbers: Integers | None = None,
 ) -> pd.DataFrame:
     """One row a chunk, by number; of all chunks, or of those of *numbers*, which rise."""
+    import pandas as pd
+
     chunks = np.arange(len(plan)) if numbers is None else numbers
     starts, stops, parents = plan.starts[chunks], plan.stops[chunks], plan.parents[chunks]
     known = settled.where(np.isin(settled.chunks, chunks))
@@ -82,6 +84,8 @@ def chunk_table(
 
 def event_table(events: Iterable[EventRecord]) -> pd.DataFrame:
     """One row an event, in order."""
+    import pandas as pd
+
     rows = [(event.id, event.at, event.kind, event.chunk, event.data) for event in events]
     frame = pd.DataFrame(rows, columns=["id", "at", "kind", "chunk", "data"])
     return frame.astype({"id": "int64", "at": "float64", "kind": "str", "chunk": "Int64", "data": "object"})
@@ -104,6 +108,8 @@ def last_failures(starts: Integers, settled: SettledChunks, attempts: pd.DataFra
 
     *starts* holds the first row of each chunk.
     """
+    import pandas as pd
+
     given_up = settled.where(settled.given_up)
     frame = pd.DataFrame(
         {
@@ -127,6 +133,8 @@ def last_failures(starts: Integers, settled: SettledChunks, attempts: pd.DataFra
 
 def failure_table(failures: pd.DataFrame) -> pd.DataFrame:
     """One row a kind of error, the one of most chunks first."""
+    import pandas as pd
+
     columns = ["error_type", "error", "traceback", "stage", "chunks", "rows", "first_chunk"]
     if failures.empty:
         return pd.DataFrame(columns=columns)
@@ -147,6 +155,8 @@ def quarantined_rows(failures: pd.DataFrame, settled: SettledChunks, folder: Run
 
     Rows that could not be read when they were set apart have no values, and stand in their place.
     """
+    import pandas as pd
+
     chunks = settled.take(np.searchsorted(settled.chunks, failures["chunk"].to_numpy()))
     read, sizes = _read(chunks, folder)
     is_read = np.array([size is not None for size in sizes], bool)

@@ -106,12 +106,12 @@ def test_what_is_not_needed_is_not_imported(code: str, own: int, most: int):
     assert len(modules - loaded_modules("")) <= most
 
 
-QUEUE = """
+COMMAND = """
 import os
 os.chdir({folder!r})
 sys.path.insert(0, "")
 from batchrun.cli import app
-sys.argv = ["batchrun", "submit", "work:double", "-i", "in.parquet", "--detach"]
+sys.argv = ["batchrun", *{arguments!r}]
 try:
     app()
 except SystemExit as error:
@@ -119,14 +119,19 @@ except SystemExit as error:
 """
 
 
-def test_a_run_is_queued_without_what_it_takes_to_drive_it(tmp_path: Path):
+def test_a_run_is_queued_and_looked_at_without_what_it_takes_to_drive_it(tmp_path: Path):
     pd.DataFrame({"x": range(4)}).to_parquet(tmp_path / "in.parquet")
     (tmp_path / "work.py").write_text(
         "from batchrun import by_rows, pipeline\n\n"
         "@pipeline(split=by_rows(2))\ndef double(chunk):\n    return chunk * 2\n"
     )
-    modules = loaded_modules(QUEUE.format(folder=str(tmp_path)))
-
-    assert "batchrun.store.queue" in modules
-    assert not modules & {"bokeh", "dask", "distributed", "jinja2", "pandas", "polars"}
-    assert not modules & {"batchrun.launch", "batchrun.report", "batchrun.runner", "batchrun.session"}
+    heavy = {"bokeh", "dask", "distributed", "jinja2", "pandas", "polars"}
+    driving = {"batchrun.launch", "batchrun.runner", "batchrun.session"}
+    for arguments in (
+        ["submit", "work:double", "-i", "in.parquet", "--detach"],
+        ["runs"],
+        ["show", "last"],
+    ):
+        modules = loaded_modules(COMMAND.format(folder=str(tmp_path), arguments=arguments))
+        assert "batchrun.store.runs" in modules
+        assert not modules & (heavy | driving), arguments

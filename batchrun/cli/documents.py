@@ -28,7 +28,9 @@ def document(report: RunReport) -> dict[str, Any]:
         "split": report.split,
         "stages": report.stages,
         "attempts": sum(report.counts.attempts.values()),
-        "failures": report.failures.drop(columns="traceback").to_dict("records"),
+        "failures": report.failures.drop(columns="traceback").to_dict("records")
+        if report.has_failures
+        else [],
         "error": str(report.error) if report.error else None,
     }
 

@@ -156,7 +156,7 @@ def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
         facts.add_row("report", Text(file, overflow="fold"))
     facts.add_row("folder", Text(str(report.folder), overflow="fold"))
     blocks: list[RenderableType] = [_verdict(report), facts]
-    if report.error is not None or len(report.failures):
+    if report.error is not None or report.has_failures:
         blocks += [Text(), failures_block(report)]
     if advice(report):
         blocks += [Text(), Text(advice(report), style="bold")]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 
 from batchrun.config import Settings
 from batchrun.errors import StoreError
+from batchrun.service.lookout import Lookout
 from batchrun.store.runs import RunStore
 
 __all__ = ["Heart"]
@@ -17,7 +18,9 @@ logger = logging.getLogger("batchrun.service")
 BEATS = 6
 """Beats in the time of a lease."""
 ASKED_EVERY = 0.5
-"""Seconds between two looks whether the service was asked to stop."""
+"""Seconds between two looks whether the service was asked to stop, if somebody committed something."""
+ASKED_ANYWAY = 5.0
+"""Seconds between two such looks otherwise."""
 RETRY_AFTER = 0.5
 """Seconds to the next try if the store cannot be reached."""
 
@@ -58,13 +61,14 @@ class Heart(threading.Thread):
         lease = self._settings.service.lease
         looks = max(1, round(lease / BEATS / ASKED_EVERY))
         with RunStore(self._settings.store_url) as store:
-            turn = 0
+            turn, lookout = 0, Lookout(0.0, ASKED_ANYWAY)
             while not self._over.is_set():
                 try:
                     if turn % looks == 0:
                         self._held(store.queue.renew(self._service, lease, self._driven()))
                         store.services.beat(self._service)
-                    self.asked = self.asked or store.services.asked(self._service)
+                    if self.asked is None and lookout.due(store.version()):
+                        self.asked = store.services.asked(self._service)
                     turn += 1
                     self._over.wait(min(ASKED_EVERY, lease / BEATS))
                 except Exception as error:  # whatever it is, the runs are lost if nobody renews the leases
@@ -73,4 +77,5 @@ class Heart(threading.Thread):
                         "the heart of %s missed a beat: %s", self._service, error, exc_info=not known
                     )
                     turn = 0
+                    lookout.at_once()
                     self._over.wait(RETRY_AFTER)

@@ -19,6 +19,7 @@ from batchrun.recording import unplanned_record
 from batchrun.runner import SharedSlots
 from batchrun.service.drive import Drive
 from batchrun.service.heart import Heart
+from batchrun.service.lookout import Lookout
 from batchrun.service.messenger import Messenger
 from batchrun.service.schedules import fire_due
 from batchrun.store.driver import driver_name, is_gone
@@ -36,7 +37,9 @@ TICK = 0.1
 ASK_A_SERVER_EVERY = 2
 """Looks for each at which a database is asked that does not tell by itself that it changed."""
 LOOK_EVERY = 1.0
-"""Seconds between two looks at all that is queued, held or overdue."""
+"""Seconds between two looks at all that is queued, held or overdue, while there is anything."""
+LOOK_ANYWAY = 10.0
+"""Seconds between two such looks while there is nothing, and nobody commits anything."""
 LONGEST_WAIT = 30.0
 """The longest between two tries to reach a cluster, in seconds."""
 LEAVE_WITHIN = 20.0
@@ -106,8 +109,8 @@ class Service:
         self._drives: dict[str, Drive] = {}
         self._asked: str | None = None
         self._stop = threading.Event()
-        self._looked = float("-inf")
-        self._fired = float("-inf")
+        self._queue = Lookout(LOOK_EVERY, LOOK_ANYWAY)
+        self._schedules = Lookout(LOOK_EVERY, LOOK_ANYWAY)
         self._told: list[str] = []
         self._version: int | None = None
         self._turns = 0
@@ -148,26 +151,26 @@ class Service:
         for run_id, drive in list(self._drives.items()):
             if not drive.is_alive():
                 del self._drives[run_id]
-                self._looked = float("-inf")
+                self._queue.at_once()
         if self._heart.asked is not None and self._asked is None:
             self._begin_to_end(self._heart.asked)
         if self._cluster.keep_up():
             self._tell()
         if self._asked is not None:
             return
-        now = time.monotonic()
-        if now - self._fired >= LOOK_EVERY:
-            self._fired = now
+        before, self._version = self._version, self._store.version()
+        if self._schedules.due(self._version):
             self._fire()
         if self._cluster.connection is None or not self._cluster.connection.alive:
+            self._queue.at_once()
             return
-        if now - self._looked >= LOOK_EVERY or self._something_is_new():
-            self._looked = now
+        if self._something_is_new(before):
+            self._queue.at_once()
+        if self._queue.due(self._version):
             self._take()
 
-    def _something_is_new(self) -> bool:
+    def _something_is_new(self, before: int | None) -> bool:
         """Whether a run has come that may be taken; asked often, and cheap as long as nobody writes."""
-        before, self._version = self._version, self._store.version()
         if self._version is None:  # then asking costs a query
             return self._turns % ASK_A_SERVER_EVERY == 0 and self._store.queue.anything_free()
         return self._version != before and self._store.queue.anything_free()
@@ -180,6 +183,7 @@ class Service:
             if sentence not in self._told:  # one that cannot be fired is told each time
                 logger.info("%s", sentence)
         self._told = told
+        self._schedules.again_in(self._store.schedules.next_fire() - now)
 
     # Taking runs
 
@@ -189,6 +193,7 @@ class Service:
         under_way = {run.run_id: run for run in queue.under_way()}
         if not under_way:
             return
+        self._queue.again_in(LOOK_EVERY)
         gone = self._gone()
         now = self._store.services.now()
         admission = admit(candidates(queue, under_way.values(), now, gone), time.time())

@@ -28,6 +28,7 @@ _STANDS = (*_UNDER_WAY, RunState.SUCCEEDED.value)
 """Where a run stands that need not be made once more."""
 _INSERT_RUN = schema.runs.insert().returning(schema.runs.c.number)
 _INSERT_ENTRY = schema.queue.insert()
+_PROGRAM = sa.select(schema.programs.c.number).where(schema.programs.c.digest == sa.bindparam("digest"))
 _FREE = (
     sa.select(schema.queue.c.run)
     .join(schema.runs, schema.runs.c.number == schema.queue.c.run)
@@ -310,15 +311,14 @@ def insert_queued(
 
 def _keep(connection: sa.Connection, program: bytes) -> int:
     """The number of a program, which is written if it is new."""
-    table, digest = schema.programs, hashlib.sha256(program).hexdigest()
-    query = sa.select(table.c.number).where(table.c.digest == digest)
-    number = connection.execute(query).scalar()
+    table, known = schema.programs, {"digest": hashlib.sha256(program).hexdigest()}
+    number = connection.execute(_PROGRAM, known).scalar()
     if number is None:
         from sqlalchemy.dialects import postgresql, sqlite
 
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-        connection.execute(insert.values(digest=digest, program=program).on_conflict_do_nothing())
-        number = connection.execute(query).scalar_one()
+        connection.execute(insert.values(**known, program=program).on_conflict_do_nothing())
+        number = connection.execute(_PROGRAM, known).scalar_one()
     return int(number)
 
 

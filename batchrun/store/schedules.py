@@ -79,6 +79,14 @@ class Schedules:
         with self._database.begin() as connection:
             return [_schedule(row) for row in connection.execute(query)]
 
+    def next_fire(self) -> float:
+        """When the next schedule is due, in seconds since the epoch; infinity if there is none."""
+        table = schema.schedules
+        query = sa.select(sa.func.min(table.c.next_fire)).where(table.c.paused.is_(False))
+        with self._database.begin() as connection:
+            found = connection.execute(query).scalar()
+        return float("inf") if found is None else float(found)
+
     def pause(self, name: str) -> Schedule:
         """Keep a schedule from firing; its runs go on. Returns the schedule as it is now."""
         with self._database.write() as connection:

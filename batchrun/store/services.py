@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceRecord", "Services"]
 
+_ALL = sa.select(schema.services).order_by(schema.services.c.started)
+
 
 @dataclass(frozen=True)
 class ServiceRecord:
@@ -106,9 +108,8 @@ class Services:
 
     def all(self) -> list[ServiceRecord]:
         """All that were not removed, oldest first."""
-        table = schema.services
         with self._database.begin() as connection:
-            found = connection.execute(sa.select(table).order_by(table.c.started)).all()
+            found = connection.execute(_ALL).all()
         return [ServiceRecord(**row._mapping) for row in found]
 
     def now(self) -> float:
