@@ -84,6 +84,23 @@ def test_the_page_shows_the_table_of_a_record_and_tells_very_short_times(tmp_pat
     assert "25 µs" in text
 
 
+def test_the_page_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
+    old, new, page = tmp_path / "old", tmp_path / "new", tmp_path / "docs" / "page.md"
+    record = Record("imports", {"rounds": 1})
+    record.measure("modules", 111, "modules")
+    record.write(old)
+    write_page(old, page)
+
+    other = Record("waste", {"rounds": 1})
+    other.measure("bytes written", 222, "bytes")
+    other.write(new)
+    text = write_page(new, page).read_text(encoding="utf-8")
+
+    assert "111 modules" in text
+    assert "222 bytes" in text
+    assert {path.name for path in (page.parent / "benchmarks").iterdir()} == {"imports.json", "waste.json"}
+
+
 def test_a_page_without_results_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make bench"):
         write_page(tmp_path, tmp_path / "page.md")

@@ -45,6 +45,8 @@ _SCHEDULER_CONFIG = {
     # Nannies see at once when a worker dies. A worker that is silent is busy, maybe for hours, in code that
     # holds the interpreter's lock, and must not be killed for it.
     "distributed.scheduler.worker-ttl": None,
+    # How often nannies look at what their workers hold, all day long.
+    "distributed.worker.memory.monitor-interval": "200ms",
     # Every task is pinned to its worker.
     "distributed.scheduler.work-stealing": False,
 }

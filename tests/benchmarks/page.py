@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ HEAD = """\
 
 Every number here is measured by `tests/benchmarks/`, beside its peer or its bound in the same run.
 `make bench` measures all of it, `make bench BENCH=from_parquet` one case, and `make bench BENCH=page`
-writes this page from the JSON files that they leave in `.batchrun/benchmarks`.
+writes this page from the JSON files that they leave in `.batchrun/benchmarks`; what was not measured since
+is as it was in the files in [benchmarks](benchmarks), which are replaced by newer ones.
 
 Contestants take turns. Times are medians, with the fastest and the slowest round beside them. Where
 contestants give a result, all must give the same one, which is checked before anything is timed. Peers are
@@ -30,9 +32,16 @@ Only ratios mean anything on another machine.
 def write_page(results: Path, page: Path) -> Path:
     """Write the page and its plots, in ``img/benchmarks`` beside it, from the records in *results*.
 
+    They are kept in ``benchmarks`` beside the page; a case that is not in *results* is shown as it is there.
+
     Raises FileNotFoundError if there is no record at all.
     """
-    records = [Record.read(results / f"{name}.json") for name in CASES if (results / f"{name}.json").exists()]
+    kept = page.parent / "benchmarks"
+    for name in CASES:
+        if (results / f"{name}.json").exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(results / f"{name}.json", kept / f"{name}.json")
+    records = [Record.read(kept / f"{name}.json") for name in CASES if (kept / f"{name}.json").exists()]
     if not records:
         raise FileNotFoundError(f"there are no results in {results}; `make bench` makes them")
     images = page.parent / "img" / "benchmarks"

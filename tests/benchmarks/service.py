@@ -22,6 +22,7 @@ from batchrun.queueing import queue_run
 from batchrun.report import RunReport
 from tests.benchmarks.arena import Arena
 from tests.benchmarks.contest import Record
+from tests.dask_processes import DaskProcesses
 from tests.services import Place, place, until
 
 MODULE = """\
@@ -36,6 +37,11 @@ workers: {standard: {count: 1, threads: 1, memory: 1GiB}}
 dashboard: 127.0.0.1:0
 store: .batchrun
 """
+CONNECTED = """\
+kind: connect
+address: {address}
+store: .batchrun
+"""
 LEAST_RATE = 200.0
 """Runs a second."""
 MOST_IDLE = 1.0
@@ -46,10 +52,11 @@ LONGEST_WAY = 0.3
 
 def service(arena: Arena, size: int, rounds: int) -> Record:
     """So many runs of a Parquet file are put into the queue of a SQLite store one by one, from Python, beside
-    what is the least that this takes: a file of its own for each, and a row in SQLite, both durable. Then a
-    service with a local cluster of one worker: what its process uses while there is nothing to do, beside a
-    process with a LocalCluster and nothing else; and the time to the first chunk of a run, from when it was
-    queued, and from the start of ``batchrun submit --detach``."""
+    what is the least that this takes: a file of its own for each, and a row in SQLite, both durable. Then
+    what the process of a service uses while there is nothing to do: of one that is connected to a cluster of
+    one worker, and of one that started such a cluster itself, so that Dask's scheduler and nanny are in the
+    same process, beside a process with a LocalCluster and nothing else. Last the time to the first chunk of a
+    run, from when it was queued, and from the start of ``batchrun submit --detach``."""
     record = Record("service", {"runs": size, "rounds": rounds})
     folder = arena.folder / "service"
     folder.mkdir()
@@ -59,7 +66,9 @@ def service(arena: Arena, size: int, rounds: int) -> Record:
         floors = [least(folder / f"floor-{number}", size) for number in range(rounds)]
         record.want_at_least("runs queued", statistics.median(rates), "runs a second", LEAST_RATE)
         record.measure("the least that is durable", statistics.median(floors), "runs a second")
-        measure_service(record, here, rounds, seconds=20.0 if rounds > 1 else 1.0)
+        seconds = 20.0 if rounds > 1 else 1.0
+        measure_connected(record, folder / "connected", seconds)
+        measure_service(record, here, rounds, seconds)
     return record
 
 
@@ -96,16 +105,33 @@ def least(folder: Path, size: int) -> float:
         return size / (time.perf_counter() - began)
 
 
+def measure_connected(record: Record, folder: Path, seconds: float) -> None:
+    """Measure a service that has nothing to do, on a cluster that others started."""
+    folder.mkdir()
+    processes = DaskProcesses(folder)
+    try:
+        processes.scheduler()
+        processes.worker("--nthreads", "1", "--memory-limit", "1GiB")
+        with place(folder, MODULE, CONNECTED.format(address=processes.address)) as here:
+            idle = idle_share(here, seconds)
+    finally:
+        processes.stop()
+    record.want_at_most("an idle service, connected", idle, "% of a core", MOST_IDLE)
+
+
+def idle_share(here: Place, seconds: float) -> float:
+    """Start a service; returns how busy its process is while it has nothing to do, in percent of a core."""
+    pid = int(here.up().process.split("/")[1])
+    time.sleep(min(seconds, 3.0))
+    return share_of_a_core(pid, seconds)
+
+
 def measure_service(record: Record, here: Place, rounds: int, seconds: float) -> None:
     """Measure a service that is up and has nothing to do, then one that gets something to do."""
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0"):
         time.sleep(min(seconds, 3.0))
         bare = share_of_a_core(os.getpid(), seconds)
-    up = here.up()
-    pid = int(up.process.split("/")[1])
-    time.sleep(min(seconds, 3.0))
-    idle = share_of_a_core(pid, seconds)
-    record.want_at_most("an idle service with its cluster", idle, "% of a core", MOST_IDLE)
+    record.measure("an idle service with its own cluster", idle_share(here, seconds), "% of a core")
     record.measure("a process with an idle LocalCluster", bare, "% of a core")
 
     queued, submitted = [], []
