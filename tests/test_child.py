@@ -79,7 +79,7 @@ def stop_when(key: str, began: Callable[[], bool], *, keep_best: bool, grace: fl
     return thread
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = 20.0) -> bool:
+def wait_for(condition: Callable[[], bool], timeout: float = 60.0) -> bool:
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -83,7 +83,7 @@ def test_the_dashboard_answers_at_its_address(groups: Connection) -> None:
     import urllib.request
 
     assert groups.dashboard.startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(f"{groups.dashboard}/status", timeout=10) as answer:
+    with urllib.request.urlopen(f"{groups.dashboard}/status", timeout=30) as answer:
         assert answer.status == 200
 
 
@@ -121,7 +121,7 @@ def test_equal_settings_share_one_warm_cluster_and_others_do_not(tmp_path: Path)
     try:
         assert first.workers() == second.workers()
         first.close()
-        assert second.client.submit(sum, [1, 2]).result(timeout=20) == 3
+        assert second.client.submit(sum, [1, 2]).result(timeout=60) == 3
         assert second.alive
     finally:
         second.close()
@@ -268,7 +268,7 @@ def test_workers_end_by_themselves_when_the_driver_is_killed(tmp_path: Path) -> 
         family = family_of(process)
         assert len(family) >= 2
         process.kill()
-        until(lambda: gone(family), seconds=15)
+        until(lambda: gone(family), seconds=45)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties processes together on Linux only")
@@ -278,7 +278,7 @@ def test_a_worker_that_holds_the_interpreters_lock_ends_with_its_driver(tmp_path
         family = family_of(process)
         until(lambda: any(worker.cpu_percent(0.2) > 40 for worker in workers))
         process.kill()
-        until(lambda: gone(family), seconds=15)
+        until(lambda: gone(family), seconds=45)
         assert gone(family)
 
 

@@ -112,7 +112,7 @@ def test_the_cluster_lives_on_and_keeps_nothing(cluster: DaskProcesses, tmp_path
         executor.close()
     with Client(cluster.address, set_as_default=False) as client:
         until(lambda: not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))
-        assert client.submit(sum, [1, 2]).result(timeout=20) == 3
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
 
 
 def test_shared_folders_are_proven_and_the_proof_is_removed(cluster: DaskProcesses, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_nothing_at_the_address_is_said_in_time_with_what_to_check() -> None:
         ClusterUnreachableError, match=f"no Dask scheduler answers at {address} within 1 s"
     ) as caught:
         connect_to(address, "1s")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert "8786" in str(caught.value)
 
 

@@ -246,7 +246,7 @@ class TestPublisher:
         publisher(started())
         publisher(ChunksPlanned("r", 100.0, 100_000, 100_000))
         publisher(chunks_recalled("r", 100.0, succeeded=dict.fromkeys(range(100_000), 1)))
-        assert done.wait(10)
+        assert done.wait(30)
         publisher.close()
 
     def test_what_is_told_late_is_sent_without_another_event(self):
@@ -261,14 +261,14 @@ class TestPublisher:
         publisher = Publisher(publish, interval=0.01, heartbeat=60.0)
         publisher(started())
         publisher(settled(0))
-        assert arrived.wait(5)
+        assert arrived.wait(30)
         publisher.close()
 
     def test_a_quiet_run_gives_signs_of_life(self):
         beats = threading.Semaphore(0)
         publisher = Publisher(lambda values: beats.release(), interval=0.01, heartbeat=0.02)
         publisher(started())
-        assert all(beats.acquire(timeout=5) for _ in range(4))
+        assert all(beats.acquire(timeout=30) for _ in range(4))
         publisher.close()
 
     def test_a_page_that_cannot_be_reached_costs_no_run_and_no_chunk(self):
@@ -284,7 +284,7 @@ class TestPublisher:
         publisher(started())
         publisher(ChunksPlanned("r", 100.0, 3, 30))
         publisher(settled(1))
-        assert failed.wait(5)
+        assert failed.wait(30)
         publisher(settled(2))
         publisher(ended())
         assert board.get("r").codes.tolist() == [WAITING, *[code_of(Outcome.SUCCEEDED)] * 2]
@@ -459,7 +459,7 @@ class TestBoard:
         publisher = Publisher(publish, interval=0.01, heartbeat=0.01)
         for event in (started(), ChunksPlanned("r", 100.0, 2, 20), ChunkCut("r", 101.0, 0, (2, 3), (5, 5))):
             publisher(event)
-        assert failed.wait(5)
+        assert failed.wait(30)
         publisher(ended())
         assert board.get("r").order.tolist() == [2, 3, 1]
 
@@ -742,7 +742,7 @@ def cluster() -> Iterator[object]:
 
 
 def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         assert answer.status == 200
         return answer.read().decode()
 

@@ -185,7 +185,7 @@ def test_a_queued_run_can_be_cancelled_before_it_begins(here: Place):
     handle = RunHandle.attach(run, cluster=here.settings)
     assert not handle.done
     handle.cancel()
-    assert handle.wait(10).state is RunState.CANCELLED
+    assert handle.wait(60).state is RunState.CANCELLED
 
 
 def test_runs_with_one_lock_go_one_after_the_other(here: Place):

@@ -212,7 +212,7 @@ class ExecutorContract:
         asked = time.monotonic()
         attempt = _result(collect(executor, [task.key])[task.key]).attempts[-1]
         assert attempt.outcome is Outcome.CANCELLED
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < 30
         after = task_for(_rows("after a stop", "ok"), isolated=True)
         executor.submit([Placement(after, worker.address)])
         assert _result(collect(executor, [after.key])[after.key]).worker == worker.name
@@ -279,7 +279,7 @@ class ExecutorContract:
         """With no signal but of workers."""
         began = time.monotonic()
         assert all(isinstance(signal_, WorkersChanged) for signal_ in executor.wait(0.2))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
     def test_another_thread_ends_the_wait(self, executor: Executor) -> None:
         """At once, whether it comes before or during it; nothing else is lost by it."""

@@ -49,7 +49,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]
 class TestDaskExecutor(ExecutorContract):
     @pytest.fixture
     def executor(self, connection: Connection, tmp_path: Path) -> Iterator[Executor]:
-        connection.client.wait_for_workers(2, timeout=30)
+        connection.client.wait_for_workers(2, timeout=90)
         executor = DaskExecutor(connection)
         executor.prepare(self.program(str(tmp_path / "tries")))
         yield executor

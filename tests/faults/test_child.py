@@ -150,7 +150,7 @@ def test_nothing_outlives_a_killed_worker(number: signal.Signals, tmp_path: Path
         assert len(wardens) == 1
         assert all(psutil.pid_exists(pid) for pid in pids)
         worker.send_signal(number)
-        worker.wait(10)
+        worker.wait(30)
         deadline = time.monotonic() + 2
         everything = [*pids, wardens[0].pid]
         while (left := [pid for pid in everything if _alive(pid)]) and time.monotonic() < deadline:

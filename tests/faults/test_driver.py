@@ -31,7 +31,7 @@ def children_of(pid: int) -> list[psutil.Process]:
 
 def all_end(processes: list[psutil.Process]) -> bool:
     """Whether none of them is left after a while."""
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     return not alive
 
 
@@ -97,7 +97,7 @@ def test_a_second_ctrl_c_does_not_wait(project: Project):
     os.killpg(process.pid, signal.SIGINT)
     wait_until(lambda: process.poll() is None)
     os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=50)
 
     assert process.returncode == 130
     assert json.loads(out)["rows_cancelled"] == ROWS
