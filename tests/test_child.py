@@ -1018,7 +1018,7 @@ class TestWhatAStageStarts:
     def _assert_gone(folder: Path) -> None:
         pids = [int(path.name) for path in folder.iterdir()]
         assert len(pids) == 3
-        assert wait_for(lambda: all(gone(pid) for pid in pids), 2), [p for p in pids if not gone(p)]
+        assert wait_for(lambda: all(gone(pid) for pid in pids)), [p for p in pids if not gone(p)]
 
 
 def test_tasks_run_side_by_side_in_children_of_their_own() -> None:
