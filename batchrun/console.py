@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from batchrun.comparison import Comparison
     from batchrun.pruning import PrunePlan
     from batchrun.render.pulse import Pulse
     from batchrun.render.terminal import CheckLine, FailedLine, RunLine
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConsoleProgress",
     "print_checks",
+    "print_comparison",
     "print_details",
     "print_error",
     "print_failed_runs",
@@ -221,6 +223,15 @@ def print_details(report: RunReport, *, console: Console | None = None) -> None:
     from batchrun.render.terminal import details
 
     _print(details(report), console)
+
+
+def print_comparison(
+    comparison: Comparison, *, everything: bool = False, console: Console | None = None
+) -> None:
+    """Print where two runs differ, or *everything*, side by side."""
+    from batchrun.render.comparing import comparison_view
+
+    _print(comparison_view(comparison, everything=everything), console)
 
 
 def print_runs(

@@ -412,6 +412,16 @@ class RunReport:
 
         return write_excel(self, self._report_path(path, "xlsx"))
 
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """The report as Markdown, for a pull request or a message; written to *path* too if that is given."""
+        from batchrun.render.markdown import render_markdown
+
+        text = render_markdown(self)
+        if path is not None:
+            with files.write_atomically(str(path)) as file:
+                file.write(text.encode())
+        return text
+
     # Inside
 
     @property

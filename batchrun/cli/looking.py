@@ -1,4 +1,4 @@
-"""Commands that look at runs: runs, show, why, logs, report."""
+"""Commands that look at runs: runs, show, why, logs, report, compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchrun.outcome import FAILED_STATES, RunState
 if TYPE_CHECKING:
     from batchrun.report import RunReport
 
-__all__ = ["logs", "report", "runs", "show", "why"]
+__all__ = ["compare", "logs", "report", "runs", "show", "why"]
 
 
 @app.command()
@@ -152,6 +152,9 @@ def report(
     run: Run = "last",
     html: Html = None,
     excel: Excel = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the report as Markdown, and write nothing.")
+    ] = False,
     open_it: Annotated[bool, typer.Option("--open", help="Open the HTML report in a browser.")] = False,
     cluster: Cluster = None,
     override: Override = None,
@@ -162,6 +165,11 @@ def report(
     It goes into the run's folder as HTML unless told otherwise.
     """
     found = _report_of(run, cluster, override)
+    if markdown:
+        if html is not None or excel is not None or open_it or as_json:
+            raise UsageError("--markdown prints the report and writes no file; use it alone")
+        typer.echo(found.to_markdown(), nl=False)
+        return
     written = write_report(found, html, excel, always=excel is None)
     if as_json:
         console.print_json({**document(found), **written})
@@ -170,6 +178,31 @@ def report(
             typer.echo(path)
     if open_it and written.get("report"):
         typer.launch(Path(written["report"]).absolute().as_uri())
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  batchrun compare last delays-20261130-093012-4f2a81c6
+  batchrun compare delays-20261130-093012 delays-20261201-093011 --all
+"""
+)
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run: its id, the beginning of it, or last.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare it with.")],
+    everything: Annotated[bool, typer.Option("--all", help="Show what is alike, too.")] = False,
+    cluster: Cluster = None,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: what was asked for, what came of it, how long it took, and the results row by row."""
+    from batchrun.comparison import compare as compare_reports
+
+    found = compare_reports(*(_report_of(run, cluster, override) for run in (first, second)))
+    if as_json:
+        console.print_json(asdict(found))
+    else:
+        console.print_comparison(found, everything=everything)
 
 
 def _report_of(run: str, cluster: str | None, override: list[str] | None) -> RunReport:

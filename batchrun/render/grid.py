@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchrun.errors import ResultError
 from batchrun.render.account import count
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["Grid", "grid_of", "grid_of_frame", "show"]
+    from batchrun.report import RunReport
+
+__all__ = ["Grid", "grid_of", "grid_of_frame", "preview", "show"]
 
 MOST_COLUMNS = 40
 """Columns that a table of user data shows."""
@@ -64,6 +67,23 @@ def grid_of(table: pa.Table, total: int, noun: str) -> Grid:
         numeric=[types.is_integer(k) or types.is_floating(k) or types.is_decimal(k) for k in kinds],
         note=", ".join(note),
     )
+
+
+def preview(report: RunReport, most: int) -> Grid:
+    """The first *most* rows of the results; results that do not fit one table give their reason instead."""
+    import pyarrow as pa
+
+    try:
+        results = report.batches()
+    except ResultError as error:
+        return Grid((), (), (), str(error))
+    batches, rows = [], 0
+    for batch in results:
+        batches.append(batch.slice(0, most - rows))
+        rows += batches[-1].num_rows
+        if rows == most:
+            break
+    return grid_of(pa.Table.from_batches(batches, results.schema), report.rows_out, "row")
 
 
 def show(value: Any) -> str:

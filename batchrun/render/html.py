@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchrun.errors import ResultError
 from batchrun.outcome import Outcome
 from batchrun.render.account import (
     StageAccount,
@@ -32,7 +31,7 @@ from batchrun.render.account import (
 from batchrun.render.best_answers import answers_grid, stopped_solves
 from batchrun.render.excerpts import excerpts, shorten
 from batchrun.render.gap_curve import ANSWER, BOUND, gap_curves
-from batchrun.render.grid import Grid, grid_of, grid_of_frame, show
+from batchrun.render.grid import Grid, grid_of_frame, preview, show
 from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def render_html(report: RunReport) -> str:
         curves=gap_curves(solves, report.incumbents),
         answer_color=ANSWER,
         bound_color=BOUND,
-        result=_preview(report),
+        result=preview(report, PREVIEW_ROWS),
         failures=_failures(report.failures),
         failures_left=max(0, len(report.failures) - FAILURE_ROWS),
         quarantined=_quarantined(report),
@@ -223,23 +222,6 @@ def _gauge(stage: StageAccount) -> Gauge:
     whole = max(stage.limit, largest, 1)
     limit = 100 * stage.limit / whole if stage.limit else None
     return Gauge(stage, 100 * median / whole, 100 * largest / whole, limit)
-
-
-def _preview(report: RunReport) -> Grid:
-    """The first rows of the results; results that do not fit one table give their reason instead."""
-    import pyarrow as pa
-
-    try:
-        results = report.batches()
-    except ResultError as error:
-        return Grid((), (), (), str(error))
-    batches, rows = [], 0
-    for batch in results:
-        batches.append(batch.slice(0, PREVIEW_ROWS - rows))
-        rows += batches[-1].num_rows
-        if rows == PREVIEW_ROWS:
-            break
-    return grid_of(pa.Table.from_batches(batches, results.schema), report.rows_out, "row")
 
 
 def _failures(failures: pd.DataFrame) -> list[Mapping[str, Any]]:
