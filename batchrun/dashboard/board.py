@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrun.dashboard.message import CUT, RUNNING, WAITING, ChunkColumns, Message, unpack_cuts
+from batchrun.dashboard.totals import Totals
 from batchrun.progress import RunningLine
 
 __all__ = ["Board", "RunView", "Throughput"]
@@ -98,12 +99,12 @@ class RunView:
         """How many chunks have each code, shape (codes,)."""
         return np.bincount(self.codes, minlength=CUT + 1)
 
-    def take(self, message: Message, now: float) -> None:
-        """Go on to a newer message of the same session."""
+    def take(self, message: Message, now: float) -> float:
+        """Go on to a newer message of the same session; returns the seconds of chunks that were settled."""
         self.message, self.heard = message, now
         self.version += 1
         self._grow(message.chunks_planned)
-        self._apply(ChunkColumns.unpack(message.changed))
+        seconds = self._apply(ChunkColumns.unpack(message.changed))
         self._cut(unpack_cuts(message.cuts))
         if message.running is not None:
             self.running, self.running_heard = message.running, now
@@ -114,6 +115,7 @@ class RunView:
         self.throughput.add(
             message.at - message.started, message.settled - chunks, message.settled_rows - rows
         )
+        return seconds
 
     def elapsed(self, now: float) -> float:
         """Seconds that this session has taken, up to *now* by the scheduler's clock."""
@@ -161,12 +163,13 @@ class RunView:
         self._widths = np.append(self._widths, np.ones(len(fresh)))
         return self._places, self._widths
 
-    def _apply(self, columns: ChunkColumns) -> None:
+    def _apply(self, columns: ChunkColumns) -> float:
         known = columns.chunks < len(self.codes)
         chunks = columns.chunks[known]
         self.codes[chunks] = columns.codes[known]
         self.rows[chunks] = columns.rows[known]
         self.seconds[chunks] = columns.seconds[known]
+        return float(columns.seconds.sum())
 
 
 class Board:
@@ -178,14 +181,19 @@ class Board:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._runs: dict[str, RunView] = {}
+        self.totals = Totals()
+        """What all runs came to, those that were forgotten too."""
 
     def take(self, values: Mapping[str, Any]) -> None:
         """Take in one message, in the plain values of ``Message.as_dict``."""
         message, now = Message.from_dict(values), self._clock()
         view = self._runs.get(message.run_id)
+        before = view.message if view is not None else None
         if view is None or view.message.started != message.started:
             view = self._runs[message.run_id] = RunView(message, now, view.version if view else 0)
-        view.take(message, now)
+            before = None
+        seconds = view.take(message, now)
+        self.totals.take(before, message, seconds)
         self._forget()
 
     def get(self, run_id: str) -> RunView | None:

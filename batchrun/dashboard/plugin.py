@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from batchrun.dashboard import metrics
 from batchrun.dashboard.board import Board
 from batchrun.dashboard.message import TOPIC
 
@@ -36,7 +37,8 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         """The runs so far."""
 
     def start(self, scheduler: Scheduler) -> None:
-        """Add the page to the scheduler's HTTP server, if that has a dashboard."""
+        """Add the page to the scheduler's HTTP server, if that has a dashboard, and metrics to its others."""
+        metrics.show(self.board)
         dashboard = _dashboard_of(scheduler)
         if dashboard is None:
             return
@@ -55,6 +57,10 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         # Without its loop the application cannot be stopped, and the scheduler not be closed.
         page.initialize(IOLoop.current())
         page.start()
+
+    async def close(self) -> None:
+        """The scheduler ends."""
+        metrics.hide(self.board)
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Take in what a run says of itself."""
