@@ -183,7 +183,8 @@ class Service:
             if sentence not in self._told:  # one that cannot be fired is told each time
                 logger.info("%s", sentence)
         self._told = told
-        self._schedules.again_in(self._store.schedules.next_fire() - now)
+        if self._version is not None:  # else they are looked at every second anyway
+            self._schedules.again_in(self._store.schedules.next_fire() - now)
 
     # Taking runs
 
