@@ -67,7 +67,7 @@ def double(chunk: pd.DataFrame, *, factor: int = 2) -> pd.DataFrame:
 
 @pipeline(split=by_rows(1))
 def dawdle(chunk: pd.DataFrame) -> pd.DataFrame:
-    time.sleep(0.2)
+    time.sleep(0.4)
     return chunk
 
 def picky(chunk: pd.DataFrame) -> pd.DataFrame:
@@ -326,7 +326,7 @@ def abandon(run: str) -> None:
 
 @pytest.fixture
 def going_on(project, monkeypatch) -> Iterator[RunHandle]:
-    """A run that takes four seconds, driven by a thread of this process."""
+    """A run that takes eight seconds, driven by a thread of this process."""
     monkeypatch.syspath_prepend(project)
     handle = submit_pipeline("work:dawdle", "in.parquet", cluster="inline", progress=False)
     yield handle

@@ -178,6 +178,7 @@ class Runner:
             while not self._finished():
                 if not self._outage.on:
                     self._dispatch()
+                    self._tell_live()
                 self._narrator.slots(self._dispatcher)
                 for signal in self.executor.wait(self._patience()):
                     self._take(signal)
@@ -203,8 +204,12 @@ class Runner:
         self._stopping.answer(self.recorder.requests())
         if self._outage.on or self.recorder.due_in() == 0.0:
             self._flush()
-        self.recorder.live(lambda: snapshot(self._state, self._aftermath))
         self.recorder.beat()
+
+    def _tell_live(self) -> None:
+        """Tell how the run stands before waiting, when an executor may run a task in this very thread."""
+        with self._outage.tolerated():
+            self.recorder.live(lambda: snapshot(self._state, self._aftermath))
 
     # Planning and dispatching
 
