@@ -115,6 +115,22 @@ def test_a_worker_whose_nanny_gave_up_is_started_again(tmp_path: Path) -> None:
         assert connection.workers()[0].name == "one-0"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_workers_that_died_since_the_last_call_are_waited_for(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    try:
+        first = local_cluster(settings)
+        for pid in first.client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not first.workers())
+        first.close()
+        second = local_cluster(settings)
+        assert [worker.name for worker in second.workers()] == ["one-0"]
+        second.close()
+    finally:
+        close_local_clusters()
+
+
 def test_equal_settings_share_one_warm_cluster_and_others_do_not(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     first, second = open_cluster(settings), local_cluster(settings)

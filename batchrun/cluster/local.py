@@ -142,11 +142,26 @@ class _Warm:
     def alive(self) -> bool:
         return bool(self.cluster.status == Status.running and self.client.status == "running")
 
+    @property
+    def expected(self) -> int:
+        """How many workers it has when none is about to be started again."""
+        return sum(group.count for group in self.settings.workers.values())
+
     def connect(self, closing: Any = None) -> Connection:
-        """A connection with a client of its own; *closing* is called after that was closed."""
+        """A connection with a client of its own; *closing* is called after that was closed.
+
+        Waits up to a minute for workers that died and are started again.
+        """
         client = self._spare_client() or Client(
             self.cluster, set_as_default=False, direct_to_workers=True, timeout=10
         )
+
+        workers = list_workers(client)
+        if len(workers) < self.expected:
+            # One that died is about to be back; without it, what only it can run would be refused.
+            with contextlib.suppress(TimeoutError):
+                client.wait_for_workers(self.expected, timeout=_START_TIMEOUT)
+            workers = list_workers(client)
 
         def close() -> None:
             if self.alive and client.status == "running":
@@ -158,7 +173,7 @@ class _Warm:
 
         return Connection(
             client=client,
-            description=f"local cluster: {summarize_workers(list_workers(client))}",
+            description=f"local cluster: {summarize_workers(workers)}",
             dashboard=dashboard_of(client) if self.settings.dashboard else "",
             local=True,
             closing=close,
