@@ -344,6 +344,14 @@ def progress_often(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
     return chunk
 
 
+def progress_until(chunk: pd.DataFrame, ctx: ChunkContext, *, heard: str) -> pd.DataFrame:
+    """Tell of progress without a pause until a file is there, a minute at most."""
+    began = time.perf_counter()
+    while not os.path.exists(heard) and (passed := time.perf_counter() - began) < 60:
+        ctx.progress(passed / 6, 10, message=f"at {passed / 60:.6f}")
+    return chunk
+
+
 def leave_processes(chunk: pd.DataFrame, *, folder: str) -> pd.DataFrame:
     """A child of its own session, one that was forked twice, and a forked copy that returns."""
     line = "import os, sys, time; open(sys.argv[1] + '/' + str(os.getpid()), 'w').close(); time.sleep(60)"
@@ -920,18 +928,37 @@ class TestTheLog:
         result = run_task(programmed(log_only), task, worker="w")
         assert result.attempts[-1].log.endswith("WARNING <b>careful</b>\n")
 
-    def test_of_one_task_is_no_news_of_the_next(self) -> None:
-        program = programmed(talk_too_and_wait)
+    def test_of_one_task_is_no_news_of_the_next(self, tmp_path: Path) -> None:
+        heard = tmp_path / "heard"
+        program = programmed(talk_and_wait, heard=str(heard))
         for _ in range(2):
-            statuses: list[TaskStatus] = []
-            run_task(program, isolated("talk_too_and_wait"), worker="w", report=statuses.append)
-            assert statuses[0].log == "first\n"
+            heard.unlink(missing_ok=True)
+            news = self._news(program, "talk_and_wait", heard, "first")
+            assert news.startswith("first\n")
+            assert "last" not in news[: news.index("first")]
 
-    def test_reaches_who_watches_as_it_grows(self) -> None:
+    def test_reaches_who_watches_as_it_grows(self, tmp_path: Path) -> None:
+        heard = tmp_path / "heard"
         statuses: list[TaskStatus] = []
-        run_task(programmed(log_slowly), isolated("log_slowly"), worker="w", report=statuses.append)
-        assert len([status for status in statuses if "line" in status.log]) >= 2
+        program = programmed(talk_and_wait, heard=str(heard), first="x" * 10_000)
+        self._news(program, "talk_and_wait", heard, "xxx", statuses)
+        assert heard.exists()
         assert max(len(status.log) for status in statuses) <= 4200
+
+    @staticmethod
+    def _news(
+        program: bytes, stage: str, heard: Path, word: str, statuses: list[TaskStatus] | None = None
+    ) -> str:
+        """All that a task's statuses say of its log; its stage goes on when a status had the word."""
+        told = statuses if statuses is not None else []
+
+        def report(status: TaskStatus) -> None:
+            told.append(status)
+            if word in status.log:
+                heard.touch()
+
+        run_task(program, isolated(stage), worker="w", report=report)
+        return "".join(status.log for status in told)
 
 
 def log_only(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
@@ -939,35 +966,38 @@ def log_only(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
     return chunk
 
 
-def talk_too_and_wait(chunk: pd.DataFrame) -> pd.DataFrame:
-    print("first")
-    time.sleep(0.8)
+def talk_and_wait(chunk: pd.DataFrame, *, heard: str, first: str = "first") -> pd.DataFrame:
+    print(first)
+    assert wait_for(Path(heard).exists), "nobody heard"
     print("last")
     return chunk
 
 
-def log_slowly(chunk: pd.DataFrame) -> pd.DataFrame:
-    for number in range(4):
-        print("line", number)
-        time.sleep(0.4)
-    return chunk
-
-
 class TestStatuses:
-    def test_tell_progress_twice_a_second_at_most(self) -> None:
+    def test_tell_progress_twice_a_second_at_most(self, tmp_path: Path) -> None:
         statuses: list[TaskStatus] = []
-        task = isolated("progress_often")
-        run_task(programmed(progress_often), task, worker="w", report=statuses.append)
-        assert 2 <= len(statuses) <= 4
-        assert statuses[-1].share == pytest.approx(0.8, abs=0.2)
+        heard = tmp_path / "heard"
+
+        def report(status: TaskStatus) -> None:
+            statuses.append(status)
+            if len(statuses) == 3:
+                heard.touch()
+
+        began = time.monotonic()
+        program = programmed(progress_until, heard=str(heard))
+        run_task(program, isolated("progress_until"), worker="w", report=report)
+        assert 3 <= len(statuses) <= 1 + (time.monotonic() - began) / 0.5
+        assert 0 < (statuses[-1].share or 0) <= 1
         assert statuses[-1].message.startswith("at 0.")
-        assert {status.stage for status in statuses} == {"progress_often"}
+        assert {status.stage for status in statuses} == {"progress_until"}
         assert (statuses[-1].memory or 0) > 50 * MIB
 
     def test_of_a_stage_that_says_nothing_tell_its_memory(self) -> None:
         statuses: list[TaskStatus] = []
-        task = isolated("silent", timeout=2.6)
+        task = isolated("silent")
+        asker = stop_when(task.key, lambda: bool(statuses), keep_best=False, grace=0)
         run_task(programmed(silent), task, worker="w", report=statuses.append)
+        asker.join()
         assert len(statuses) >= 1
         assert all((status.memory or 0) > 50 * MIB for status in statuses)
 
