@@ -135,6 +135,10 @@ class Site:
             entry = store.queue.entry(run_id)
         return None if entry is None else entry.owner
 
+    def has_ended(self, run_id: str) -> bool:
+        """Whether a run is as it will stay."""
+        return self.report(run_id).record.state.ended
+
     def ended(self, run_id: str) -> RunReport:
         """The report of a run once it has ended."""
         try:

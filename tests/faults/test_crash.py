@@ -107,7 +107,7 @@ def test_a_service_that_slept_longer_than_its_lease_writes_nothing_more_and_goes
         suspend(connected, services[sleeper])
 
         left = connected.look(run)
-        until(lambda run=run, sleeper=sleeper: connected.owner(run) != sleeper)
+        until(lambda run=run, sleeper=sleeper: connected.owner(run) != sleeper or connected.has_ended(run))
         connected.wait_for(run, point.rng.randrange(len(left.rows), ROWS + 1))
         os.kill(services[sleeper], signal.SIGCONT)
 
@@ -127,10 +127,20 @@ def suspend(here: Site, pid: int) -> None:
     """Stop a process that holds no lock of SQLite, which would stop all others as well."""
     while True:
         os.kill(pid, signal.SIGSTOP)
+        until(lambda: stands_still(pid), 10)
         if can_be_written(here):
             return
         os.kill(pid, signal.SIGCONT)
         time.sleep(0.05)
+
+
+def stands_still(pid: int) -> bool:
+    """Whether a process was stopped; one whose threads the system tells of, in all of them."""
+    threads = Path(f"/proc/{pid}/task")
+    if not threads.is_dir():
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    states = [(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads.iterdir()]
+    return all(state in "TX" for state in states)
 
 
 def can_be_written(here: Site) -> bool:
