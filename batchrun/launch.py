@@ -28,15 +28,15 @@ from batchrun.loading import load_pipeline, load_runnable
 from batchrun.opener import Opener, settings_of
 from batchrun.outcome import RunState
 from batchrun.plan import read_plan, rows_to_do
-from batchrun.queueing import QueueOptions, as_input, queue_runs
+from batchrun.queueing import QueueOptions, as_input, check_abandoned, queue_runs
 from batchrun.recording import named_source, new_record, new_run_id
 from batchrun.report import RunReport
 from batchrun.resources import check_demands
-from batchrun.selection import Selection, rerun
+from batchrun.selection import EVERYTHING, Selection, rerun
 from batchrun.split import Split
 from batchrun.staging import make_session
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.driver import driving, is_driven
+from batchrun.store.driver import driving
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.turns import live_services
 from batchrun.worker.program import pickle_program
@@ -44,9 +44,6 @@ from batchrun.worker.program import pickle_program
 __all__ = ["open_report", "resume_run", "run_pipeline", "submit_pipeline"]
 
 logger = logging.getLogger("batchrun")
-
-EVERYTHING = Selection()
-
 
 Runnable = Pipeline | Chain | Stage | Callable[..., Any] | str
 """What can be run."""
@@ -160,7 +157,7 @@ def run_pipeline(  # type: ignore[misc]  # the options are those below
         source, supply, executor = _prepare(run_id, pipe, data, folder, opener)
         stack.callback(supply.close)
         writer = store.create(new_record(run_id, pipe, bound.record, settings, source, folder, executor))
-        watching = [*observers, *stack.enter_context(displays(progress, executor))]
+        watching = [*observers, *_shown(progress, executor, settings, stack)]
         session = make_session(
             run_id,
             pipe,
@@ -315,7 +312,7 @@ def resume_run(
         pipe.bind(record.params)
         executor = Opener(cluster, settings, pipe, stack).executor()
         check_demands(pipe.demands, executor.workers())
-        watching = [*observers, *stack.enter_context(displays(progress, executor))]
+        watching = [*observers, *_shown(progress, executor, settings, stack)]
         session = make_session(
             record.run_id,
             pipe,
@@ -401,18 +398,15 @@ def _pipeline_of(record: RunRecord, given: Pipeline | None) -> Pipeline:
     return given
 
 
-def check_abandoned(store: RunStore, record: RunRecord) -> None:
-    """Refuse to drive a run that another process drives at this moment, or that is for a service to drive."""
-    if not record.state.ended and store.queue.entry(record.run_id) is not None:
-        raise UsageError(
-            f"run {record.run_id} is in the queue, where a service finds it (`batchrun up` starts one); look "
-            f"at it with `batchrun watch {record.run_id}`, or cancel it first"
-        )
-    if is_driven(record):
-        raise UsageError(
-            f"run {record.run_id} is driven by another process ({record.driver}) at this moment; wait for "
-            "it, or stop that process first"
-        )
+def _shown(
+    progress: bool, executor: Executor, settings: Settings, stack: contextlib.ExitStack
+) -> Sequence[Observer]:
+    """What shows the run; a page of this process may ask the store too."""
+    if executor.dashboard:
+        from batchrun.archive import offer_store
+
+        offer_store(settings.store_url, acts=settings.dashboard_buttons)
+    return stack.enter_context(displays(progress, executor))
 
 
 def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) -> None:

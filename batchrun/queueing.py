@@ -21,17 +21,28 @@ from batchrun.data.supply import Supply
 from batchrun.definition import Pipeline
 from batchrun.errors import UsageError
 from batchrun.outcome import RunState
+from batchrun.plan import read_plan
 from batchrun.recording import named_source, new_record, new_run_id
 from batchrun.resources import Worker, check_demands
+from batchrun.selection import EVERYTHING, Selection, rerun
 from batchrun.store.artifacts import RunFolder
+from batchrun.store.driver import is_driven
 from batchrun.store.queue import QueueEntry
-from batchrun.store.runs import RunStore
+from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.services import ServiceRecord
 from batchrun.store.turns import live_services
 from batchrun.submission import Submission
 from batchrun.worker.program import pickle_pipeline
 
-__all__ = ["QueueOptions", "as_input", "plan_input", "queue_run", "queue_runs"]
+__all__ = [
+    "QueueOptions",
+    "as_input",
+    "check_abandoned",
+    "plan_input",
+    "put_back",
+    "queue_run",
+    "queue_runs",
+]
 
 
 @dataclass(frozen=True)
@@ -270,3 +281,39 @@ def _unique_key(
         "input": source.fingerprint if source is not None else options.input_from,
     }
     return hashlib.sha256(json.dumps(of_what, sort_keys=True).encode()).hexdigest()
+
+
+def put_back(text: str, store_url: str, only: Selection = EVERYTHING) -> str | None:
+    """Let a service run chunks of a run again.
+
+    Args:
+        text: The run's id, or its beginning.
+        store_url: The store.
+        only: Which of the chunks that have no result.
+
+    Returns the run's id; None if no service can, since the run was never in the queue or no service is up.
+    Raises UsageError if the run is under way.
+    """
+    with RunStore(store_url) as store:
+        record = store.find(text)
+        done = record.state is RunState.SUCCEEDED and only.everything
+        if done or store.queue.entry(record.run_id) is None or not live_services(store):
+            return None
+        check_abandoned(store, record)
+        again = rerun(record.run_id, only, read_plan(record.files), store.settled(record.run_id)).chunks
+        chunks = None if again is None else again.tolist()
+        return record.run_id if store.queue.requeue(record.run_id, only=chunks) else None
+
+
+def check_abandoned(store: RunStore, record: RunRecord) -> None:
+    """Refuse to drive a run that another process drives at this moment, or that is for a service to drive."""
+    if not record.state.ended and store.queue.entry(record.run_id) is not None:
+        raise UsageError(
+            f"run {record.run_id} is in the queue, where a service finds it (`batchrun up` starts one); look "
+            f"at it with `batchrun watch {record.run_id}`, or cancel it first"
+        )
+    if is_driven(record):
+        raise UsageError(
+            f"run {record.run_id} is driven by another process ({record.driver}) at this moment; wait for "
+            "it, or stop that process first"
+        )

@@ -18,7 +18,7 @@ from batchrun.errors import RunFailedError, RunNotFoundError
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import read_plan
 from batchrun.store.artifacts import RunFolder
-from batchrun.store.records import RunCounts, SettledChunks, StageFigures
+from batchrun.store.records import FailureKind, RunCounts, SettledChunks, StageFigures
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.turns import is_under_way, read_turns
 from batchrun.tables import (
@@ -26,7 +26,6 @@ from batchrun.tables import (
     chunk_outcomes,
     chunk_table,
     event_table,
-    failure_table,
     last_failures,
     log_text,
     quarantined_rows,
@@ -305,12 +304,17 @@ class RunReport:
     def failures(self) -> pd.DataFrame:
         """One row a kind of error that chunks were given up for: error_type, error, traceback, stage, chunks
         and rows (how many), first_chunk."""
-        return failure_table(self._last_failures)
+        import pandas as pd
 
-    @property
-    def has_failures(self) -> bool:
-        """Whether there is any row in ``failures``; quick."""
-        return bool(self._unsolved.given_up.any())
+        names = ["error_type", "error", "traceback", "stage", "chunks", "rows", "first_chunk"]
+        rows = [[getattr(kind, name) for name in names] for kind in self.failure_kinds]
+        return pd.DataFrame(rows, columns=names)
+
+    @cached_property
+    def failure_kinds(self) -> Sequence[FailureKind]:
+        """The rows of ``failures`` without a frame; quick."""
+        with RunStore(self._store_url) as store:
+            return store.failure_kinds(self.run_id)
 
     @property
     def quarantined(self) -> pd.DataFrame:

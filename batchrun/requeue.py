@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from batchrun.launch import check_abandoned, resume_run
+from batchrun.launch import resume_run
 from batchrun.opener import settings_of
-from batchrun.outcome import FAILED_STATES, RunState
-from batchrun.plan import read_plan
+from batchrun.outcome import FAILED_STATES
+from batchrun.queueing import put_back
 from batchrun.report import RunReport
-from batchrun.selection import Selection, rerun
+from batchrun.selection import Selection
 from batchrun.store.runs import RunRecord, RunStore
-from batchrun.store.turns import live_services
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
@@ -53,7 +52,7 @@ def requeue_run(
     """
     only = Selection.of(quarantined=quarantined, chunks=chunks)
     settings = settings or settings_of(cluster)
-    if cluster != "inline" and pipeline is None and (queued := _put_back(run_id, only, settings)):
+    if cluster != "inline" and pipeline is None and (queued := put_back(run_id, settings.store_url, only)):
         return RunReport(settings.store_url, queued)
     return resume_run(
         run_id,
@@ -64,19 +63,6 @@ def requeue_run(
         settings=settings,
         only=only,
     )
-
-
-def _put_back(text: str, only: Selection, settings: Settings) -> str | None:
-    """Let a service run chunks of a run again: its id, or None if no service can."""
-    with RunStore(settings.store_url) as store:
-        record = store.find(text)
-        done = record.state is RunState.SUCCEEDED and only.everything
-        if done or store.queue.entry(record.run_id) is None or not live_services(store):
-            return None
-        check_abandoned(store, record)
-        again = rerun(record.run_id, only, read_plan(record.files), store.settled(record.run_id)).chunks
-        chunks = None if again is None else again.tolist()
-        return record.run_id if store.queue.requeue(record.run_id, only=chunks) else None
 
 
 def failed_runs(*, cluster: Any = None, settings: Settings | None = None) -> list[RunRecord]:

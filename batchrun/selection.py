@@ -16,7 +16,7 @@ from batchrun.store.records import SettledChunks
 if TYPE_CHECKING:
     from batchrun.outcome import Integers
 
-__all__ = ["Rerun", "Selection", "rerun"]
+__all__ = ["EVERYTHING", "Rerun", "Selection", "rerun"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Selection:
     def everything(self) -> bool:
         """Whether it is all that has no result, which is what a resume does."""
         return not self.quarantined and self.chunks is None
+
+
+EVERYTHING = Selection()
+"""All chunks that have no result."""
 
 
 @dataclass(frozen=True)

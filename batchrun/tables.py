@@ -31,7 +31,6 @@ __all__ = [
     "chunk_outcomes",
     "chunk_table",
     "event_table",
-    "failure_table",
     "last_failures",
     "log_text",
     "quarantined_rows",
@@ -129,25 +128,6 @@ def last_failures(starts: Integers, settled: SettledChunks, attempts: pd.DataFra
     frame["error"] = frame["error"].fillna(frame["meaning"])
     frame["signature"] = frame["signature"].fillna(frame["outcome"])
     return frame
-
-
-def failure_table(failures: pd.DataFrame) -> pd.DataFrame:
-    """One row a kind of error, the one of most chunks first."""
-    import pandas as pd
-
-    columns = ["error_type", "error", "traceback", "stage", "chunks", "rows", "first_chunk"]
-    if failures.empty:
-        return pd.DataFrame(columns=columns)
-    frame = failures.groupby("signature", sort=False, dropna=False).agg(
-        error_type=("error_type", "first"),
-        error=("error", "first"),
-        traceback=("traceback", "first"),
-        stage=("stage", "first"),
-        chunks=("chunk", "size"),
-        rows=("rows", "sum"),
-        first_chunk=("chunk", "min"),
-    )
-    return frame.sort_values("chunks", ascending=False, kind="stable").reset_index(drop=True)[columns]
 
 
 def quarantined_rows(failures: pd.DataFrame, settled: SettledChunks, folder: RunFolder) -> pd.DataFrame:

@@ -205,6 +205,7 @@ class _Watch:
             )
         )
         self._plan(record)
+        self._cut(record)
         if len(earlier):
             self._mark(earlier)
             self._tell(
@@ -278,13 +279,13 @@ class _Watch:
             self._cut(record, cut)
         self._settle(committed.settled)
 
-    def _cut(self, record: RunRecord, chunks: Sequence[int]) -> None:
-        """Tell of chunks that were cut, where the run's folder can be read from here."""
+    def _cut(self, record: RunRecord, chunks: Sequence[int] | None = None) -> None:
+        """Tell of chunks that were cut, all or these, where the run's folder can be read from here."""
         try:
             plan = read_plan(record.files)
         except (OSError, BatchrunError):
             return
-        for chunk in chunks:
+        for chunk in np.flatnonzero(plan.is_cut).tolist() if chunks is None else chunks:
             parts = np.flatnonzero(plan.parents == chunk)
             if len(parts):
                 rows = (plan.stops - plan.starts)[parts]

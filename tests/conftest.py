@@ -38,6 +38,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _no_archive_is_offered() -> Iterator[None]:
+    """No page asks the store of the test before."""
+    yield
+    if offering := sys.modules.get("batchrun.dashboard.archive"):
+        while archive := offering.offered():
+            offering.withdraw(archive)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a store of each kind that there is, empty and ready to use."""

@@ -28,11 +28,14 @@ def document(report: RunReport) -> dict[str, Any]:
         "split": report.split,
         "stages": report.stages,
         "attempts": sum(report.counts.attempts.values()),
-        "failures": report.failures.drop(columns="traceback").to_dict("records")
-        if report.has_failures
-        else [],
+        "failures": [
+            {name: getattr(kind, name) for name in _FAILURE_FIELDS} for kind in report.failure_kinds
+        ],
         "error": str(report.error) if report.error else None,
     }
+
+
+_FAILURE_FIELDS = ("error_type", "error", "stage", "chunks", "rows", "first_chunk")
 
 
 def full_document(report: RunReport) -> dict[str, Any]:

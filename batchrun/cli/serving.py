@@ -1,10 +1,10 @@
-"""Commands for services: up, down."""
+"""Commands for services and pages: up, down, dashboard."""
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,10 @@ from batchrun.errors import UsageError
 if TYPE_CHECKING:
     from batchrun.store.services import ServiceRecord
 
-__all__ = ["down", "up"]
+__all__ = ["dashboard", "down", "up"]
+
+LOOPBACK = ("127.0.0.1", "localhost")
+MOST_PORT = 65_535
 
 
 @app.command(
@@ -96,6 +99,58 @@ def down(
     else:
         for service in stopped:
             console.print_note(f"{service.service} has ended")
+
+
+@app.command()
+def dashboard(
+    address: Annotated[
+        str, typer.Option("--address", metavar="HOST:PORT", help="Where to listen; port 0 takes a free one.")
+    ] = "127.0.0.1:8788",
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    expose: Annotated[
+        bool, typer.Option("--expose", help="Allow a host that other machines can reach. It has no login.")
+    ] = False,
+    cluster: Cluster = None,
+    override: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Show the runs of the store in the browser, without a cluster, until Ctrl-C.
+
+    It is the page that a cluster's dashboard has too: each run with its chunks, and why they stand so.
+    """
+    from batchrun.archive import offer_store
+    from batchrun.dashboard.server import serve
+
+    host, port = _endpoint(address)
+    if host not in LOOPBACK and not expose:
+        raise UsageError(
+            f"{address} can be reached from other machines, and the page has no login; use 127.0.0.1, or say "
+            "--expose if that is meant"
+        )
+    settings = settings_of(cluster, override)
+    archive = offer_store(settings.store_url, acts=settings.dashboard_buttons)
+
+    def ready(link: str, stop: Callable[[], None]) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop())
+        if as_json:
+            console.print_json({"dashboard": link, "store": archive.place})
+        else:
+            console.print_note(f"{link} shows the runs of {archive.place}; Ctrl-C ends it")
+        if open_it:
+            typer.launch(link)
+
+    try:
+        serve(host, port, ready)
+    finally:
+        archive.close()
+
+
+def _endpoint(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not host or ":" in host or not port.isdecimal() or int(port) > MOST_PORT:
+        raise UsageError(f"--address {address!r} is not of the form HOST:PORT, like 127.0.0.1:8788")
+    return host, int(port)
 
 
 def _arguments(cluster: str | None, override: Sequence[str] | None) -> list[str]:

@@ -317,6 +317,8 @@ class StorageSettings(_Section):
     """How a service drives queued runs."""
     hooks: HookSettings = Field(default_factory=HookSettings)
     """Who is told when a run has ended."""
+    dashboard_buttons: StrictBool = True
+    """Let the dashboard's page stop runs and queue them again, for who opens it on this machine."""
 
 
 class LocalFile(StorageSettings, LocalSettings):

@@ -85,6 +85,8 @@ class Settings:
     """How a service drives queued runs."""
     hooks: HookSettings = field(default_factory=HookSettings)
     """Who is told when a run has ended."""
+    dashboard_buttons: bool = True
+    """Whether the dashboard's page may stop runs and queue them again."""
     listing: tuple[Setting, ...] = field(default=(), repr=False)
     """What `entries` returns."""
 
@@ -156,6 +158,7 @@ def _settle(path: Path | None, raw: dict[str, Any], origin: Origin, overrides: M
         path,
         service=file.service,
         hooks=_hooks(file.hooks, base),
+        dashboard_buttons=file.dashboard_buttons,
         listing=listing + places,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,15 @@ class Throughput:
         self._chunks: npt.NDArray[np.float64] = np.zeros(_BINS)
         self._rows: npt.NDArray[np.float64] = np.zeros(_BINS)
         self._used = 0
+
+    @classmethod
+    def of(cls, width: float, bins: Iterable[tuple[int, int, int]]) -> Throughput:
+        """What is known already: number, chunks and rows of bins that are *width* seconds wide."""
+        made = cls()
+        made.width = width
+        for number, chunks, rows in bins:
+            made.add(max(0, number) * width, chunks, rows)
+        return made
 
     def add(self, elapsed: float, chunks: int, rows: int) -> None:
         """Count chunks and rows that were settled *elapsed* seconds after the start."""
@@ -82,6 +91,7 @@ class RunView:
         self._widths: npt.NDArray[np.float64] = np.zeros(0)
         self._order: npt.NDArray[np.int64] | None = None
         self._settled = 0, 0
+        self._told = False
 
     @property
     def order(self) -> npt.NDArray[np.int64]:
@@ -112,10 +122,18 @@ class RunView:
             self.codes[self.codes == RUNNING] = WAITING
         chunks, rows = self._settled
         self._settled = message.settled, message.settled_rows
-        self.throughput.add(
-            message.at - message.started, message.settled - chunks, message.settled_rows - rows
-        )
+        if not self._told:
+            self.throughput.add(
+                message.at - message.started, message.settled - chunks, message.settled_rows - rows
+            )
         return seconds
+
+    def know(self, throughput: Throughput, facts: Mapping[str, Any]) -> None:
+        """Take from elsewhere what was settled over time, and fields of the message; it stays so until
+        another session."""
+        self.throughput, self._told = throughput, True
+        self.message = Message.from_dict({**self.message.as_dict(), **facts})
+        self.version += 1
 
     def elapsed(self, now: float) -> float:
         """Seconds that this session has taken, up to *now* by the scheduler's clock."""

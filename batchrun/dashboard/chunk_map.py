@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from bokeh.models import (
     IndexFilter,
     LinearColorMapper,
     Range1d,
+    TapTool,
 )
 from bokeh.plotting import figure
 
@@ -96,6 +98,11 @@ class Cells:
         share = self.settled / np.minimum(self.size, self.chunks - np.arange(len(self)) * self.size)
         return np.where(solved, 0.3 + 0.7 * share, 1.0)
 
+    def worst(self, number: int, view: RunView) -> int:
+        """The number of the chunk that a cell has its colour from; the first one, of several."""
+        chunks = self.numbers[number * self.size : (number + 1) * self.size]
+        return int(chunks[np.argmax(_BADNESS[view.codes[chunks]])])
+
     def changed_since(self, before: Cells) -> npt.NDArray[np.int64]:
         """Numbers of the cells that differ from those of *before*, which has as many."""
         return np.flatnonzero((self.code != before.code) | (self.settled != before.settled))
@@ -126,8 +133,12 @@ def cells_of(view: RunView, most: int = _MOST_CELLS) -> Cells:
 class ChunkMap:
     """The figure, and what the browser has of it; only tiles that changed are sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, choose: Callable[[int], object] = lambda chunk: None) -> None:
+        """*choose* is called with the number of a chunk that somebody clicks."""
+        self._choose = choose
         self._source = ColumnDataSource(_columns(_NO_CELLS, 1), name="batchrun-chunks")
+        self._source.selected.on_change("indices", self._clicked)
+        self._view: RunView | None = None
         self._cells: Cells | None = None
         self._run_id = ""
         self._version = -1
@@ -167,17 +178,27 @@ class ChunkMap:
         tooltips = (
             "<div style='font: 13px Helvetica, Arial, sans-serif'><b>@name · @condition</b><br>@facts</div>"
         )
-        self.figure.add_tools(HoverTool(renderers=[self._tiles], tooltips=tooltips))
+        self._tiles.selection_glyph = self._tiles.glyph.clone()
+        self._tiles.selection_glyph.update(line_color="#24303d", line_width=2.5)
+        self._tiles.nonselection_glyph = None
+        self.figure.add_tools(
+            HoverTool(renderers=[self._tiles], tooltips=tooltips), TapTool(renderers=[self._tiles])
+        )
 
     def _text(self, x: str, y: str, **looks: Any) -> GlyphRenderer:
-        return self.figure.text(x, y, source=self._source, view=CDSView(filter=IndexFilter([])), **looks)
+        view = CDSView(filter=IndexFilter([]))
+        texts = self.figure.text(x, y, source=self._source, view=view, **looks)
+        texts.nonselection_glyph = None  # a tile that is not chosen looks as ever
+        return texts
 
     def update(self, view: RunView) -> None:
         """Show *view*, which may be another run than before."""
         message = view.message
         if (message.run_id, view.version) == (self._run_id, self._version):
             return
-        cells, before = cells_of(view), self._cells
+        if message.run_id != self._run_id:
+            self._source.selected.indices = []
+        cells, before, self._view = cells_of(view), self._cells, view
         self._cells, self._run_id, self._version = cells, message.run_id, view.version
         if before is None or before.numbers is not cells.numbers:
             self._lay_out(cells)
@@ -191,6 +212,10 @@ class ChunkMap:
             self._source.patch(
                 {name: list(zip(changed.tolist(), values, strict=True)) for name, values in fresh.items()}
             )
+
+    def _clicked(self, attribute: str, old: list[int], new: list[int]) -> None:
+        if new and self._cells is not None and self._view is not None and new[0] < len(self._cells):
+            self._choose(self._cells.worst(new[0], self._view))
 
     def _lay_out(self, cells: Cells) -> None:
         across = _across(len(cells))

@@ -213,3 +213,12 @@ class Message:
     def settled_rows(self) -> int:
         """Input rows of the chunks that this session settled."""
         return sum(self.rows.values())
+
+    @property
+    def fates(self) -> tuple[int, int, int]:
+        """Input rows solved, quarantined and cancelled: in this session, or in all once the run has ended."""
+        if self.rows_ended is not None:
+            return self.rows_ended
+        solved = sum(self.rows.get(outcome.value, 0) for outcome in Outcome if outcome.solved)
+        cancelled = self.rows.get(Outcome.CANCELLED.value, 0)
+        return solved, self.settled_rows - solved - cancelled, cancelled

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
-from bokeh.models import Div, InlineStyleSheet, Select
+from bokeh.models import Div, InlineStyleSheet, NumericInput, Select
 
-from batchrun.dashboard import panels
-from batchrun.dashboard.board import Board, RunView
+from batchrun.dashboard import panels, stories
+from batchrun.dashboard.actions import Actions
+from batchrun.dashboard.archive import Archive, RunLine, offered
+from batchrun.dashboard.board import Board
 from batchrun.dashboard.chunk_map import ChunkMap
+from batchrun.dashboard.permission import may_act
 from batchrun.dashboard.rates import Rates
+from batchrun.dashboard.shelf import Shelf, title_of
+from batchrun.outcome import RunState
 
 __all__ = ["Page", "open_page"]
 
@@ -35,10 +40,14 @@ def open_page(board: Board, scheduler: Any, extra: dict[str, Any], doc: Any) -> 
 
     *extra* holds what the template of that frame needs.
     """
-    page = Page(board)
+    request = getattr(doc.session_context, "request", None)
+    wanted = _argument(request, "run")
+    page = Page(board, acts=may_act(request), wanted=wanted)
     doc.title = "Dask: batchrun"
     doc.add_root(page.root)
     try:
+        if scheduler is None:
+            raise ImportError("there is no Dask whose frame it could be")
         from distributed.dashboard.components.scheduler import BOKEH_THEME, env
 
         doc.theme = BOKEH_THEME
@@ -55,19 +64,40 @@ def open_page(board: Board, scheduler: Any, extra: dict[str, Any], doc: Any) -> 
 class Page:
     """What one browser tab shows."""
 
-    def __init__(self, board: Board, clock: Callable[[], float] = time.time) -> None:
-        self._board = board
+    def __init__(
+        self,
+        board: Board,
+        clock: Callable[[], float] = time.time,
+        archive: Callable[[], Archive | None] = offered,
+        *,
+        acts: bool = False,
+        wanted: str = "",
+    ) -> None:
+        """*acts* says whether who looks may stop runs too, *wanted* is the run to begin with."""
         self._clock = clock
+        self._archive = archive
+        self._acts = acts
+        self._shelf = Shelf(board, archive)
         self._css = InlineStyleSheet(css=files("batchrun.dashboard").joinpath("page.css").read_text("utf-8"))
-        self._map = ChunkMap()
+        self._map = ChunkMap(self.choose_chunk)
         self._rates = Rates()
         self._headline, self._which, self._outcomes = self._div(), self._div(), self._div()
         self._slots, self._failures, self._running = self._div(), self._div(), self._div()
+        self._runs, self._story = self._div(), self._div()
         self._select = Select(
             options=[], sizing_mode="stretch_width", stylesheets=[self._css], margin=(4, 0, 3, 0)
         )
         self._select.on_change("value", self._chosen)
-        self._follows = True
+        self._number = NumericInput(
+            placeholder="number", low=0, mode="int", width=110, stylesheets=[self._css], margin=(4, 0, 3, 0)
+        )
+        self._number.on_change("value", self._typed)
+        self._actions = Actions(archive, self._div(), [self._css])
+        self._wanted = wanted
+        self.chunk: int | None = None
+        """The chunk whose story is told; None before somebody chose one."""
+        self.run_id = ""
+        """The run that is shown; empty if there is none."""
         self._filling = False
         self._empty = self._div(panels.EMPTY)
         self._full = self._lay_out()
@@ -76,50 +106,72 @@ class Page:
         """The Bokeh model of the whole page."""
 
     def update(self) -> None:
-        """Bring the page up to date with the board."""
-        view = self._selected()
+        """Bring the page up to date with the board and the archive."""
+        now, archive = self._clock(), self._archive()
+        listed = self._shelf.listed()
+        run_id = self._selected(listed)
+        view = self._shelf.view(run_id, now) if run_id else None
         if view is None:
             return
-        now = self._clock()
+        if run_id != self.run_id:
+            self.run_id = run_id
+            self.choose_chunk(None)
         self._empty.visible, self._full.visible = False, True
-        self._headline.text = panels.headline(view, now)
-        self._which.text = panels.which(view, len(self._select.options))
+        why = archive.why(run_id) if archive is not None else None
+        self._headline.text = panels.headline(view, now, why or "")
+        self._which.text = panels.which(view, len(listed))
         self._outcomes.text = panels.outcomes(view)
         self._slots.text = panels.slots(view.message)
         self._failures.text = panels.failures(view.message)
         self._running.text = panels.running(view, now)
+        self._runs.text = stories.run_list(listed, run_id, now)
+        self._list.visible = len(listed) > 1
+        self._story.text = stories.story(archive, run_id, self.chunk)
+        if self._acts and archive is not None and archive.acts:
+            self._actions.update(run_id, RunState(view.message.state))
         self._map.update(view)
         self._rates.update(view)
 
-    def _selected(self) -> RunView | None:
-        """The run to show: the newest, until somebody chooses another."""
-        views = self._board.newest_first()
-        if not views:
-            return None
-        options = [(view.message.run_id, _option(view)) for view in views]
-        view = views[0] if self._follows else self._board.get(self._select.value) or views[0]
+    def _selected(self, listed: Sequence[RunLine]) -> str:
+        """The run to show: the newest, until somebody chooses another; empty if there is none."""
+        if not listed:
+            return ""
+        options = [(line.run_id, title_of(line)) for line in listed]
+        wanted = self._wanted if self._wanted in dict(options) else listed[0].run_id
         self._filling = True
         try:
             if options != self._select.options:
                 self._select.options = options
-            if self._select.value != view.message.run_id:
-                self._select.value = view.message.run_id
+            if self._select.value != wanted:
+                self._select.value = wanted
         finally:
             self._filling = False
-        return view
+        return wanted
 
     def _chosen(self, attribute: str, old: str, new: str) -> None:
         if not self._filling:
-            views = self._board.newest_first()
-            self._follows = bool(views) and new == views[0].message.run_id
+            newest = self._shelf.listed()[:1]
+            self._wanted = "" if newest and newest[0].run_id == new else new
             self.update()
+
+    def choose_chunk(self, chunk: int | None) -> None:
+        """Show what lies behind a chunk."""
+        self.chunk = chunk
+        if self._number.value != chunk:
+            self._number.value = chunk
+        self._story.text = stories.story(self._archive(), self.run_id, chunk)
+
+    def _typed(self, attribute: str, old: int | None, new: int | None) -> None:
+        if new != self.chunk:
+            self.choose_chunk(new)
 
     def _lay_out(self) -> Any:
         side = {"width": 336}
+        self._list = self._card(self._title("Runs"), self._runs)
         lines = (
             row(
                 self._card(self._headline),
-                self._card(self._title("Run"), self._select, self._which, **side),
+                self._card(self._title("Run"), self._select, self._which, self._actions.root, **side),
                 **_ROW,
             ),
             row(
@@ -133,7 +185,12 @@ class Page:
                 self._card(self._title("Rows a second"), self._rates.rows),
                 **_ROW,
             ),
+            row(
+                self._card(row(self._title("Chunk"), self._number, **_ROW), self._story),
+                **_ROW,
+            ),
             row(self._card(self._running), self._card(self._failures), **_ROW),
+            self._list,
         )
         return column(*lines, sizing_mode="stretch_width", spacing=10, margin=(10, 0, 10, 0))
 
@@ -156,7 +213,8 @@ class Page:
 _ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10}
 
 
-def _option(view: RunView) -> str:
-    message = view.message
-    named = message.run_id.startswith(message.pipeline)  # the ids that batchrun makes begin so
-    return f"{message.state} · {message.run_id if named else f'{message.pipeline} · {message.run_id}'}"
+def _argument(request: Any, name: str) -> str:
+    """An argument of the page's address; empty if it has none."""
+    values = getattr(request, "arguments", None) or {}
+    found = values.get(name) or [b""]
+    return found[0].decode("utf-8", "replace") if isinstance(found[0], bytes) else str(found[0])

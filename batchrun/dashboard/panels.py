@@ -24,13 +24,12 @@ EMPTY: Final = """<div class="b empty"><div class="name">No run yet</div>
 
 _SILENT_AFTER: Final = 30.0
 _COLOR: Final = {outcome.value: outcome.color for outcome in Outcome}
-_QUARANTINED: Final = tuple(o for o in Outcome if not o.solved and o is not Outcome.CANCELLED)
 
 
-def headline(view: RunView, now: float) -> str:
-    """Which run it is, how far it is, and the law of conservation so far."""
+def headline(view: RunView, now: float, why: str = "") -> str:
+    """Which run it is, how far it is, the law of conservation so far, and *why* it stands as it does."""
     message = view.message
-    solved, quarantined, cancelled = _rows(message)
+    solved, quarantined, cancelled = message.fates
     before = 0 if message.ended else message.rows_before
     state = RunState(message.state)
     left = max(0, message.rows_in - solved - quarantined - cancelled - before)
@@ -51,29 +50,24 @@ def headline(view: RunView, now: float) -> str:
         if rows or name in ("solved", "quarantined")
     )
     sums += f" + <span><b>{left:,}</b> to come</span>" if left or not state.ended else ""
+    because = f'<div class="quiet why">{escape(why)}</div>' if why else ""
     return (
         f'<div class="b"><div class="head"><span class="name clip">{escape(message.pipeline)}</span>'
         f'<span class="pill {escape(state.value)}">{escape(state.value)}</span>'
         f'<span class="where quiet clip" title="{escape(message.cluster)}">{escape(message.cluster)}</span>'
         f'<span class="num">{_timing(view, now)}</span></div>'
         f'<div class="bar">{bar}</div><div class="facts num">'
-        f"<span><b>{message.rows_in:,}</b> rows in = {sums}</span></div></div>"
+        f"<span><b>{message.rows_in:,}</b> rows in = {sums}</span></div>"
+        f"{because}</div>"
     )
-
-
-def _rows(message: Message) -> tuple[int, int, int]:
-    """Rows solved, quarantined and cancelled."""
-    if message.rows_ended is not None:
-        return message.rows_ended
-    solved = sum(message.rows.get(outcome.value, 0) for outcome in Outcome if outcome.solved)
-    quarantined = sum(message.rows.get(outcome.value, 0) for outcome in _QUARANTINED)
-    return solved, quarantined, message.rows.get(Outcome.CANCELLED.value, 0)
 
 
 def _timing(view: RunView, now: float) -> str:
     elapsed = math.floor(view.elapsed(now))
     if view.message.ended:
         return f"took {format_seconds(view.message.seconds)}"
+    if view.message.state == RunState.QUEUED:
+        return f"queued for {format_seconds(max(1, round(now - view.message.started)))}"
     silent = now - view.heard
     if silent > _SILENT_AFTER:
         return f'<span class="alarm">no word from the runner for {format_seconds(round(silent))}</span>'

@@ -134,22 +134,22 @@ def _failures(report: RunReport) -> list[str]:
     if report.error is not None:
         parts.append(f"**The run ended with** {code(str(report.error), 300)}")
         parts += _folded("Traceback", report.error.traceback)
-    if not report.has_failures:
+    kinds = report.failure_kinds
+    if not kinds:
         return parts
-    failures = report.failures
     rows = [
         (
-            code(f"{failure['error_type']}: {failure['error']}", 200),
-            code(str(failure["stage"])),
-            f"{failure['chunks']:,}",
-            f"{failure['rows']:,}",
+            code(f"{kind.error_type}: {kind.error}", 200),
+            code(str(kind.stage)),
+            f"{kind.chunks:,}",
+            f"{kind.rows:,}",
         )
-        for failure in failures.head(FAILURES).to_dict("records")
+        for kind in kinds[:FAILURES]
     ]
     parts.append(table(("failure", "stage", "chunks", "rows"), rows, right=(2, 3)))
-    if len(failures) > FAILURES:
-        parts.append(f"and {count(len(failures) - FAILURES, 'other error')}")
-    return [*parts, *_folded("Traceback of the first", failures["traceback"].iloc[0])]
+    if len(kinds) > FAILURES:
+        parts.append(f"and {count(len(kinds) - FAILURES, 'other error')}")
+    return [*parts, *_folded("Traceback of the first", kinds[0].traceback)]
 
 
 def _folded(title: str, text: object) -> list[str]:

@@ -156,7 +156,7 @@ def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
         facts.add_row("report", Text(file, overflow="fold"))
     facts.add_row("folder", Text(str(report.folder), overflow="fold"))
     blocks: list[RenderableType] = [_verdict(report), facts]
-    if report.error is not None or report.has_failures:
+    if report.error is not None or report.failure_kinds:
         blocks += [Text(), failures_block(report)]
     if advice(report):
         blocks += [Text(), Text(advice(report), style="bold")]
@@ -248,15 +248,13 @@ def failures_block(report: RunReport) -> Group:
             lines.append(Text(report.error.traceback.rstrip(), style="dim", overflow="fold"))
         return Group(*[Padding(line, (0, 0, 0, 2)) for line in lines])
     lines = []
-    for _, failure in report.failures.head(MOST_FAILURES).iterrows():
-        where = f"{count(int(failure['chunks']), 'chunk')}, {count(int(failure['rows']), 'row')}"
-        message = " ".join(str(failure["error"]).split())
+    for kind in report.failure_kinds[:MOST_FAILURES]:
+        where = f"{count(kind.chunks, 'chunk')}, {count(kind.rows, 'row')}"
+        message = " ".join(kind.error.split())
         lines.append(
-            Text.assemble(
-                (f"{Outcome.FAILED.symbol} {failure['error_type']}: ", color), message, f" ({where})"
-            )
+            Text.assemble((f"{Outcome.FAILED.symbol} {kind.error_type}: ", color), message, f" ({where})")
         )
-    more = len(report.failures) - MOST_FAILURES
+    more = len(report.failure_kinds) - MOST_FAILURES
     if more > 0:
         lines.append(Text(f"… and {count(more, 'other error')}; the reports have them all", style="dim"))
     return Group(*[Padding(line, (0, 0, 0, 2)) for line in lines])

@@ -285,6 +285,14 @@ class Service:
 
     # Telling
 
+    def _offer_page(self, connection: Connection) -> None:
+        """Let the page be there before the first run, and ask the store where it lives in this process."""
+        from batchrun.archive import offer_store
+        from batchrun.dashboard.plugin import install
+
+        offer_store(self.settings.store_url, acts=self.settings.dashboard_buttons)
+        install(connection.client)
+
     def _record(self) -> ServiceRecord:
         now = time.time()
         return ServiceRecord(
@@ -296,6 +304,8 @@ class Service:
         connection = self._cluster.connection
         if connection is None:
             return
+        if connection.dashboard:
+            self._offer_page(connection)
         keep = ("name", "threads", "memory", "tags", "host")
         workers = [{key: asdict(one)[key] for key in keep} for one in connection.workers()]
         self._store.services.update(

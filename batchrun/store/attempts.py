@@ -28,7 +28,11 @@ SOLVED = [outcome.value for outcome in Outcome if outcome.solved]
 
 
 def frame(
-    connection: sa.Connection, run_id: str, chunks: Sequence[int] | None, unsolved: bool
+    connection: sa.Connection,
+    run_id: str,
+    chunks: Sequence[int] | None,
+    unsolved: bool,
+    latest: int | None = None,
 ) -> pd.DataFrame:
     """One row an attempt, in the order in which they were recorded; see RunStore.attempts.
 
@@ -45,6 +49,10 @@ def frame(
         these.append(table.c.chunk.in_(list(chunks)))
     if unsolved:
         these += [table.c.outcome != schema.succeeded, table.c.outcome.not_in(SOLVED)]
+    if latest is not None:
+        newest = sa.select(table.c.id).where(*these).order_by(table.c.id.desc()).limit(latest).subquery()
+        first = connection.execute(sa.select(sa.func.min(newest.c.id))).scalar()
+        these.append(table.c.id >= (first or 0))
     found = _read(connection, [table.c.id, *plain], these)
     told = _read(connection, [table.c.id, *story], [*these, sa.or_(*(c.is_not(None) for c in story))])
     told = told.set_index("id").reindex(found["id"]).reset_index(drop=True)
@@ -119,6 +127,32 @@ def figures(connection: sa.Connection, run_id: str) -> tuple[StageFigures, ...]:
     for row in connection.execute(query):
         groups.setdefault(row.stage, []).append(row)
     return tuple(_figures_of(connection, run_id, stage, rows) for stage, rows in groups.items())
+
+
+def throughput(
+    connection: sa.Connection, run_id: str, since: float, width: float
+) -> list[tuple[int, int, int]]:
+    """Chunks and rows settled over time; see RunStore.throughput."""
+    attempts, chunks = schema.attempts, schema.chunks
+    number = schema.number_of(run_id)
+    ended = sa.func.max(attempts.c.started + attempts.c.seconds).label("ended")
+    ends = (
+        sa.select(attempts.c.chunk, ended)
+        .where(attempts.c.run == number, attempts.c.started >= since)
+        .group_by(attempts.c.chunk)
+        .subquery()
+    )
+    # Not every SQLite has floor; a chunk on the line between two bins may go to either.
+    rounded = sa.func.round((ends.c.ended - since) / width - 0.5)
+    place = sa.cast(rounded, sa.BigInteger).label("place")
+    query = (
+        sa.select(place, sa.func.count(), sa.func.sum(chunks.c.rows))
+        .join(chunks, sa.and_(chunks.c.run == number, chunks.c.chunk == ends.c.chunk))
+        .select_from(ends)
+        .group_by(place)
+        .order_by(place)
+    )
+    return [(int(place), count, int(rows)) for place, count, rows in connection.execute(query)]
 
 
 def sample(

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from batchrun.outcome import Outcome
 from batchrun.store import schema
 from batchrun.store.attempts import SOLVED
-from batchrun.store.records import RunFailures
+from batchrun.store.records import FailureKind, RunFailures
 
-__all__ = ["failures"]
+__all__ = ["failures", "kinds"]
 
 _GIVEN_UP = [outcome.value for outcome in Outcome if not outcome.solved and outcome is not Outcome.CANCELLED]
 
@@ -43,6 +43,67 @@ def failures(connection: sa.Connection, run_ids: Sequence[str]) -> dict[str, Run
     for row in connection.execute(query):
         kinds.setdefault(row.run, []).append(row)
     return {names[run]: _summed(rows) for run, rows in kinds.items()}
+
+
+def kinds(connection: sa.Connection, run_id: str) -> tuple[FailureKind, ...]:
+    """What the chunks of a run were given up for, the commonest first; tracebacks are read of one of each."""
+    attempts, chunks = schema.attempts, schema.chunks
+    number = schema.number_of(run_id)
+    last = (
+        sa.select(attempts.c.chunk, sa.func.max(attempts.c.id).label("id"))
+        .where(
+            attempts.c.run == number,
+            attempts.c.outcome != schema.succeeded,
+            attempts.c.outcome.not_in(SOLVED),
+        )
+        .group_by(attempts.c.chunk)
+        .subquery()
+    )
+    given_up = (
+        sa.select(chunks.c.chunk, chunks.c.rows, chunks.c.outcome, last.c.id, attempts.c.signature)
+        .select_from(
+            chunks.outerjoin(last, last.c.chunk == chunks.c.chunk).outerjoin(
+                attempts, attempts.c.id == last.c.id
+            )
+        )
+        .where(chunks.c.run == number, chunks.c.outcome.in_(_GIVEN_UP))
+        .subquery()
+    )
+    signature = sa.func.coalesce(given_up.c.signature, given_up.c.outcome)
+    alike = (
+        sa.select(
+            sa.func.min(given_up.c.chunk).label("chunk"),
+            sa.func.count().label("chunks"),
+            sa.func.sum(given_up.c.rows).label("rows"),
+        )
+        .group_by(signature)
+        .subquery()
+    )
+    told = (attempts.c.error_type, attempts.c.error, attempts.c.traceback, attempts.c.stage)
+    query = (
+        sa.select(alike, given_up.c.outcome, *told)
+        .select_from(
+            alike.join(given_up, given_up.c.chunk == alike.c.chunk).outerjoin(
+                attempts, attempts.c.id == given_up.c.id
+            )
+        )
+        .order_by(alike.c.chunks.desc(), alike.c.chunk)
+    )
+    return tuple(map(_kind, connection.execute(query)))
+
+
+def _kind(row: sa.Row[Any]) -> FailureKind:
+    outcome = Outcome(row.outcome)
+    return FailureKind(
+        row.error_type or outcome.value,
+        row.error or outcome.description,
+        row.traceback or "",
+        row.stage,
+        outcome,
+        row.chunks,
+        int(row.rows),
+        row.chunk,
+    )
 
 
 def _last_of_given_up(numbers: Sequence[int]) -> sa.Select[Any]:

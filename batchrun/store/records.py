@@ -313,6 +313,28 @@ class RunFailures:
 
 
 @dataclass(frozen=True)
+class FailureKind:
+    """Chunks of a run that were given up for the same error."""
+
+    error_type: str
+    """The class of the error; how the chunks ended if there was none."""
+    error: str
+    """What it says, in the first of them."""
+    traceback: str
+    """Its traceback there; empty if it has none."""
+    stage: str | None
+    """The stage that failed; None if none was tried."""
+    outcome: Outcome
+    """How the first of them ended."""
+    chunks: int
+    """How many chunks there are."""
+    rows: int
+    """How many input rows they have."""
+    first_chunk: int
+    """The lowest number among them."""
+
+
+@dataclass(frozen=True)
 class StoredRun:
     """A run that may be removed."""
 

@@ -27,6 +27,7 @@ from batchrun.store.news import RunNews
 from batchrun.store.queue import RunQueue
 from batchrun.store.records import (
     ChunkLog,
+    FailureKind,
     RunCounts,
     RunFailures,
     RunRecord,
@@ -239,13 +240,37 @@ class RunStore:
         with self._begin() as connection:
             return failures_of.failures(connection, run_ids)
 
+    def failure_kinds(self, run_id: str) -> Sequence[FailureKind]:
+        """What the chunks of a run were given up for, the commonest first."""
+        with self._begin() as connection:
+            return failures_of.kinds(connection, run_id)
+
+    def throughput(self, run_id: str, since: float, width: float) -> Sequence[tuple[int, int, int]]:
+        """What a session of a run settled over time.
+
+        Args:
+            run_id: The run's whole id.
+            since: When the session began, in seconds since the epoch.
+            width: Seconds of a bin.
+
+        Returns the number of each bin that is not empty, the chunks whose last attempt ended in it, and their
+        input rows.
+        """
+        with self._begin() as connection:
+            return attempts_of.throughput(connection, run_id, since, width)
+
     def figures(self, run_id: str) -> Sequence[StageFigures]:
         """What each stage that was tried took, in the order of their first attempts."""
         with self._begin() as connection:
             return attempts_of.figures(connection, run_id)
 
     def attempts(
-        self, run_id: str, *, chunks: Sequence[int] | None = None, unsolved: bool = False
+        self,
+        run_id: str,
+        *,
+        chunks: Sequence[int] | None = None,
+        unsolved: bool = False,
+        latest: int | None = None,
     ) -> pd.DataFrame:
         """One row an attempt, in the order in which they were recorded.
 
@@ -257,9 +282,10 @@ class RunStore:
             run_id: The run's whole id.
             chunks: Only those of these chunks, a few.
             unsolved: Only those without a result.
+            latest: Only so many, those that were recorded last.
         """
         with self._begin() as connection:
-            return attempts_of.frame(connection, run_id, chunks, unsolved)
+            return attempts_of.frame(connection, run_id, chunks, unsolved, latest)
 
     def incumbents(self, run_id: str, chunk: int | None = None) -> pd.DataFrame:
         """One row an answer that an attempt of a run, or of one chunk, published: chunk, stage, attempt,
