@@ -11,7 +11,7 @@ from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
 from bokeh.models import Div, InlineStyleSheet, Select
 
-from batchrun.dashboard import panels
+from batchrun.dashboard import frame, panels
 from batchrun.dashboard.board import Board, RunView
 from batchrun.dashboard.chunk_map import ChunkMap
 from batchrun.dashboard.rates import Rates
@@ -20,8 +20,8 @@ __all__ = ["Page", "open_page"]
 
 _REFRESH_MS: Final = 500
 _CARD: Final = {
-    "background": "#ffffff",
-    "border": "1px solid #e3e7ec",
+    "background": "var(--br-card)",
+    "border": "1px solid var(--br-edge)",
     "border-radius": "8px",
     "padding": "10px 14px",
     "box-sizing": "border-box",
@@ -38,16 +38,8 @@ def open_page(board: Board, scheduler: Any, extra: dict[str, Any], doc: Any) -> 
     page = Page(board)
     doc.title = "Dask: batchrun"
     doc.add_root(page.root)
-    try:
-        from distributed.dashboard.components.scheduler import BOKEH_THEME, env
-
-        doc.theme = BOKEH_THEME
-        doc.template = env.get_template("simple.html")
-        doc.template_variables.update(extra)
-    except ImportError:
-        doc.template_variables.update(
-            {"prefix": extra.get("prefix", "/")}
-        )  # Bokeh's own frame, without links
+    frame.surround(doc, extra)
+    page.follow_scheme(doc)
     page.update()
     doc.add_periodic_callback(without_property_validation(page.update), _REFRESH_MS)
 
@@ -90,6 +82,10 @@ class Page:
         self._running.text = panels.running(view, now)
         self._map.update(view)
         self._rates.update(view)
+
+    def follow_scheme(self, doc: Any) -> None:
+        """Let the figures be light or dark as the screen of *doc* is."""
+        frame.follow_scheme(doc, self._map.inks, (self._map.figure, self._rates.chunks, self._rates.rows))
 
     def _selected(self) -> RunView | None:
         """The run to show: the newest, until somebody chooses another."""
@@ -150,10 +146,11 @@ class Page:
         )
 
     def _card(self, *children: Any, **size: Any) -> Any:
-        return column(*children, styles=_CARD, **(size or {"sizing_mode": "stretch_width"}))
+        size = size or {"sizing_mode": "stretch_width"}
+        return column(*children, styles=_CARD, stylesheets=[frame.NARROW], **size)
 
 
-_ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10}
+_ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10, "stylesheets": [frame.NARROW]}
 
 
 def _option(view: RunView) -> str:

@@ -59,9 +59,9 @@ class Rates:
         plot.axis.axis_line_color = None
         plot.axis.minor_tick_line_color = None
         plot.axis.major_tick_line_color = None
-        plot.axis.major_label_text_color = "#6b7785"
-        plot.xgrid.grid_line_color = None
-        plot.ygrid.grid_line_color = "#e9edf1"
+        plot.axis.major_label_text_color = "#75818e"  # where Bokeh takes no colours from the CSS
+        plot.xgrid.visible = False
+        plot.ygrid.grid_line_color = "#8a94a330"
         plot.yaxis.ticker.desired_num_ticks = 3
         return plot
 
