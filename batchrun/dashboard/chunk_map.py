@@ -21,6 +21,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from batchrun.dashboard import frame
 from batchrun.dashboard.board import RunView
 from batchrun.dashboard.message import RUNNING, WAITING, code_of
 from batchrun.outcome import Outcome
@@ -142,6 +143,7 @@ class ChunkMap:
             outline_line_color=None,
             min_border=0,
             margin=(0, 0, 0, 0),
+            **frame.attributes(role="img", aria_label="Map of the chunks; the table tells how many"),
         )
         """The Bokeh figure."""
         self.inks = _mapper(("#45566a", "#45566a", *("#ffffff" for _ in Outcome)), name="batchrun-inks")

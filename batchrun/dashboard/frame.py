@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from bokeh.core.templates import get_env
 from bokeh.events import DocumentReady
-from bokeh.models import CustomJS, LinearColorMapper
+from bokeh.models import CustomJS, Div, LinearColorMapper
 
-__all__ = ["NARROW", "follow_scheme", "surround"]
+__all__ = ["NARROW", "attributes", "follow_scheme", "surround"]
 
 NARROW: Final = """
 @media (max-width: 820px) {
@@ -20,7 +20,8 @@ NARROW: Final = """
 """
 """A style sheet for rows and cards: on a narrow screen they stand one below the other."""
 
-_INSIDE: Final = """<style>{% raw %}CSS{% endraw %}</style>{{ super() }}"""
+_INSIDE: Final = """<style>{% raw %}CSS{% endraw %}</style>
+<script>document.documentElement.lang = "en"</script><main>{{ super() }}</main>"""
 _IN_DASK: Final = '{% extends "simple.html" %}{% block content %}INSIDE{% endblock %}'
 _IN_BOKEH: Final = """{% extends "file.html.jinja" %}
 {% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}
@@ -60,3 +61,13 @@ def follow_scheme(doc: Any, inks: LinearColorMapper, figures: Sequence[Any]) -> 
     Axes and grids read the CSS when they are painted; texts on tiles cannot, so the first of *inks* is set.
     """
     doc.js_on_event(DocumentReady, CustomJS(args={"inks": inks, "figures": list(figures)}, code=_REPAINT))
+
+
+def attributes(**named: str) -> dict[str, Any]:
+    """Arguments that give a Bokeh model these HTML attributes, ``aria_label`` for ``aria-label``.
+
+    None for versions of Bokeh that cannot do it: then a screen reader is told less, and all else is the same.
+    """
+    if "html_attributes" not in Div.properties():
+        return {}
+    return {"html_attributes": {name.replace("_", "-"): value for name, value in named.items()}}

@@ -56,15 +56,22 @@ class Page:
         self._headline, self._which, self._outcomes = self._div(), self._div(), self._div()
         self._slots, self._failures, self._running = self._div(), self._div(), self._div()
         self._select = Select(
-            options=[], sizing_mode="stretch_width", stylesheets=[self._css], margin=(4, 0, 3, 0)
+            title="Run to show",
+            options=[],
+            sizing_mode="stretch_width",
+            stylesheets=[self._css],
+            margin=(4, 0, 3, 0),
         )
         self._select.on_change("value", self._chosen)
         self._follows = True
         self._filling = False
         self._empty = self._div(panels.EMPTY)
+        self._spoken = self._div(
+            css_classes=["unseen"], **frame.attributes(role="status", aria_live="polite")
+        )
         self._full = self._lay_out()
         self._full.visible = False
-        self.root = column(self._empty, self._full, sizing_mode="stretch_width")
+        self.root = column(self._spoken, self._empty, self._full, sizing_mode="stretch_width")
         """The Bokeh model of the whole page."""
 
     def update(self) -> None:
@@ -74,6 +81,7 @@ class Page:
             return
         now = self._clock()
         self._empty.visible, self._full.visible = False, True
+        self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now)
         self._which.text = panels.which(view, len(self._select.options))
         self._outcomes.text = panels.outcomes(view)
@@ -136,13 +144,14 @@ class Page:
     def _title(self, text: str) -> Div:
         return self._div(f'<div class="b"><h2>{text}</h2></div>')
 
-    def _div(self, text: str = "") -> Div:
+    def _div(self, text: str = "", **looks: Any) -> Div:
         return Div(
             text=text,
             sizing_mode="stretch_width",
             stylesheets=[self._css],
             disable_math=True,
             margin=(0, 0, 0, 0),
+            **looks,
         )
 
     def _card(self, *children: Any, **size: Any) -> Any:

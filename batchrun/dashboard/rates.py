@@ -7,6 +7,7 @@ from typing import Any
 from bokeh.models import ColumnDataSource, CustomJSTickFormatter, NumeralTickFormatter, Range1d
 from bokeh.plotting import figure
 
+from batchrun.dashboard import frame
 from batchrun.dashboard.board import RunView
 
 __all__ = ["Rates"]
@@ -43,6 +44,7 @@ class Rates:
             outline_line_color=None,
             x_range=Range1d(0, _SHORTEST),
             y_range=Range1d(0, 1),
+            **frame.attributes(role="img", aria_label=f"{column} a second over the time of the run"),
         )
         plot.quad(
             left="left",

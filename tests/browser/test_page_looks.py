@@ -1,4 +1,4 @@
-"""How the live page looks on light, dark and narrow screens."""
+"""How the live page looks on light, dark and narrow screens, and what it tells a screen reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.models import Div
 
-from batchrun.dashboard import frame
+from batchrun.dashboard import frame, panels
+from batchrun.dashboard.board import Board
 from batchrun.dashboard.chunk_map import COLORS
 from batchrun.dashboard.message import (
     RUNNING,
@@ -100,7 +101,7 @@ def look(bare, open_tab):
     def opened(**looks):
         tab = open_tab(**looks)
         tab.goto(address)
-        expect(tab.get_by_text("delays", exact=True)).to_be_visible(timeout=PATIENCE)
+        expect(tab.get_by_role("heading", name="delays", exact=True)).to_be_visible(timeout=PATIENCE)
         expect(tab.get_by_text("40 % · gap 3.2 %").first).to_be_visible(timeout=PATIENCE)
         return tab
 
@@ -174,12 +175,29 @@ def test_every_colour_that_the_page_uses_is_defined():
     assert set(re.findall(rf"var\({ROLE}([\w-]+)\)", used)) <= set(schemes()["light"])
 
 
+def test_what_is_said_aloud_changes_with_the_state_and_with_every_tenth_of_the_rows():
+    board = Board()
+
+    def said(solved: int, state: str = "running") -> str:
+        board.take(
+            Message(
+                "r", at=0.0, pipeline="p", state=state, rows_in=1_000, rows={"succeeded": solved}
+            ).as_dict()
+        )
+        return panels.spoken(board.get("r"))
+
+    assert said(0) == "p running, 0 % of the rows settled"
+    assert said(400) == said(499) == "p running, 40 % of the rows settled"
+    assert said(500) == "p running, 50 % of the rows settled"
+    assert said(1_000, "succeeded") == "p succeeded, 100 % of the rows settled"
+
+
 def test_without_dasks_frame_the_page_has_its_colours_in_bokehs(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed.dashboard.components.scheduler", None)
     doc = Document()
     frame.surround(doc, {"prefix": "/here"})
     html = file_html(Div(text="a page"), template=doc.template, template_variables=doc.template_variables)
-    for part in ("--br-card: #ffffff", 'name="viewport"'):
+    for part in ("--br-card: #ffffff", 'name="viewport"', "<main>"):
         assert html.count(part) == 1
 
 
@@ -204,11 +222,11 @@ def test_a_screen_that_turns_dark_turns_the_page_and_its_figures(look):
     tab = look(color_scheme="light")
     ink = "() => Bokeh.documents[0].get_model_by_name('batchrun-inks').palette[0]"
     assert tab.evaluate(ink) == schemes()["light"]["tile-ink"]
-    before = tab.screenshot()
+    before = tab.get_by_role("img", name="rows a second over the time of the run").screenshot()
     tab.emulate_media(color_scheme="dark")
     tab.wait_for_function(f"wanted => ({ink})() == wanted", arg=schemes()["dark"]["tile-ink"])
     assert backgrounds(tab)["card"] == rgb(schemes()["dark"]["card"])
-    assert tab.screenshot() != before
+    assert tab.get_by_role("img", name="rows a second over the time of the run").screenshot() != before
 
 
 @pytest.mark.browser
@@ -229,4 +247,37 @@ def test_links_that_take_two_lines_do_not_lie_over_the_page(look):
     tab = look(viewport={"width": 820, "height": 800})
     bar = tab.locator(".navbar").bounding_box()
     assert bar["height"] > 60
-    assert tab.get_by_text("delays", exact=True).bounding_box()["y"] >= bar["y"] + bar["height"]
+    assert tab.get_by_role("heading", level=1).bounding_box()["y"] >= bar["y"] + bar["height"]
+
+
+@pytest.mark.browser
+@pytest.mark.cluster
+def test_a_screen_reader_finds_every_part_by_its_role_and_name(look):
+    tab = look()
+    expect(tab.get_by_role("status")).to_have_text("delays running, 50 % of the rows settled")
+    expect(tab.get_by_role("progressbar", name="Rows settled")).to_have_attribute("aria-valuenow", "56")
+    expect(tab.get_by_role("progressbar", name="chunk 36")).to_have_attribute("aria-valuenow", "40")
+    expect(tab.get_by_role("meter", name="HIGHMEM slots")).to_have_attribute(
+        "aria-valuetext", "1 of 1 in use, 3 waiting"
+    )
+    expect(tab.get_by_role("combobox", name="Run to show")).to_have_count(1)
+    expect(tab.get_by_role("row", name=re.compile("^succeeded 29 31$"))).to_have_count(1)
+    expect(tab.get_by_role("columnheader", name="attempts")).to_have_count(1)
+    expect(tab.get_by_role("rowheader", name="cut into parts", exact=True)).to_have_count(1)
+    expect(tab.get_by_role("img", name=re.compile("^Map of the chunks"))).to_have_count(1)
+    expect(tab.get_by_role("main").get_by_role("heading", level=1)).to_have_text("delays")
+    expect(tab.get_by_role("listitem").filter(has_text="row 20 is bad")).to_have_count(1)
+    assert tab.evaluate("document.documentElement.lang") == "en"
+
+
+@pytest.mark.browser
+@pytest.mark.cluster
+def test_what_has_the_focus_can_be_seen(look):
+    tab = look()
+    select = tab.get_by_role("combobox", name="Run to show")
+    select.focus()
+    tab.keyboard.press("ArrowDown")  # only a focus that came by keyboard is shown
+    width, style = select.evaluate(
+        "s => [getComputedStyle(s).outlineWidth, getComputedStyle(s).outlineStyle]"
+    )
+    assert (width, style) == ("2px", "solid")
