@@ -711,7 +711,7 @@ class TestPage:
         )
         text = panels.outcomes(view)
         assert "<h2>4 chunks</h2>" in text
-        assert '<span>cut into parts</span><span class="r">1</span>' in text
+        assert "cut into parts</th><td>1</td>" in text
 
     def test_a_runner_that_went_silent_is_named(self):
         view = told(started()).get("r")

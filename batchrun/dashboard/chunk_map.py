@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from batchrun.dashboard import frame
 from batchrun.dashboard.board import RunView
 from batchrun.dashboard.message import RUNNING, WAITING, code_of
 from batchrun.outcome import Outcome
@@ -31,8 +32,8 @@ __all__ = ["COLORS", "LABELS", "SYMBOLS", "Cells", "ChunkMap", "cells_of"]
 
 LABELS: Final = ("waiting", "running", *(outcome.value.replace("_", " ") for outcome in Outcome))
 """What each code means, for people."""
-COLORS: Final = ("#dfe4ea", "#a6d0f2", *(outcome.color for outcome in Outcome))
-"""The colour of each code."""
+COLORS: Final = ("#8a94a340", "#a6d0f2", *(outcome.color for outcome in Outcome))
+"""The colour of each code; what waits lets a card through, which may be light or dark."""
 SYMBOLS: Final = ("", "▸", *(outcome.symbol for outcome in Outcome))
 """The sign of each code, for those who cannot tell the colours apart."""
 
@@ -152,28 +153,31 @@ class ChunkMap:
             outline_line_color=None,
             min_border=0,
             margin=(0, 0, 0, 0),
+            **frame.attributes(role="img", aria_label="Map of the chunks; the table tells how many"),
         )
         """The Bokeh figure."""
+        self.inks = _mapper(("#45566a", "#45566a", *("#ffffff" for _ in Outcome)), name="batchrun-inks")
+        """The colour of texts on tiles of each code."""
         self.figure.axis.visible = False
         self.figure.grid.visible = False
         self._draw()
 
     def _draw(self) -> None:
-        mapper = LinearColorMapper(palette=list(COLORS), low=-0.5, high=len(COLORS) - 0.5)
         self._tiles = self.figure.rect(
             "x",
             "y",
             width=0.92,
             height=0.9,
             source=self._source,
-            fill_color={"field": "code", "transform": mapper},
+            fill_color={"field": "code", "transform": _mapper(COLORS)},
             fill_alpha="alpha",
             line_color=None,
             border_radius=_ROUND,
         )
-        ink = {"text_align": "center", "text_baseline": "middle", "text_color": "ink"}
-        self._symbols = self._text("x", "y", text="symbol", text_font_size="14px", **ink)
-        number = {"text_color": "ink", "text_alpha": 0.75, "text_font_size": "10px", "text_baseline": "top"}
+        ink = {"field": "code", "transform": self.inks}
+        middle = {"text_align": "center", "text_baseline": "middle", "text_color": ink}
+        self._symbols = self._text("x", "y", text="symbol", text_font_size="14px", **middle)
+        number = {"text_color": ink, "text_font_size": "10px", "text_baseline": "top"}
         self._numbers = self._text("left", "top", text="number", x_offset=5, y_offset=4, **number)
         tooltips = (
             "<div style='font: 13px Helvetica, Arial, sans-serif'><b>@name · @condition</b><br>@facts</div>"
@@ -238,6 +242,10 @@ _NO_CELLS: Final = Cells(
 )
 
 
+def _mapper(colors: Sequence[str], **named: str) -> LinearColorMapper:
+    return LinearColorMapper(palette=list(colors), low=-0.5, high=len(colors) - 0.5, **named)
+
+
 def _across(count: int) -> int:
     """How many tiles to a line make *count* tiles fill the figure, nearly square and with few gaps."""
 
@@ -263,7 +271,6 @@ def _columns(cells: Cells, across: int) -> dict[str, Any]:
         "number": list(map(str, cells.numbers.tolist())) if len(cells) <= _NUMBERS_UP_TO else blank,
         "name": [_name(cells, number) for number in range(len(cells))],
         "symbol": blank,
-        "ink": blank,
         **_condition(cells, number),
     }
 
@@ -279,7 +286,6 @@ def _condition(cells: Cells, numbers: npt.NDArray[np.int64]) -> dict[str, Any]:
     }
     if len(cells) <= _SYMBOLS_UP_TO:
         columns["symbol"] = [SYMBOLS[code] for code in codes]
-        columns["ink"] = ["#ffffff" if code > RUNNING else "#45566a" for code in codes]
     return columns
 
 

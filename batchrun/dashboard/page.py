@@ -11,7 +11,7 @@ from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
 from bokeh.models import Div, InlineStyleSheet, NumericInput, Select
 
-from batchrun.dashboard import panels, stories
+from batchrun.dashboard import frame, panels, stories
 from batchrun.dashboard.actions import Actions
 from batchrun.dashboard.archive import Archive, RunLine, offered
 from batchrun.dashboard.board import Board
@@ -25,8 +25,8 @@ __all__ = ["Page", "open_page"]
 
 _REFRESH_MS: Final = 500
 _CARD: Final = {
-    "background": "#ffffff",
-    "border": "1px solid #e3e7ec",
+    "background": "var(--br-card)",
+    "border": "1px solid var(--br-edge)",
     "border-radius": "8px",
     "padding": "10px 14px",
     "box-sizing": "border-box",
@@ -45,18 +45,8 @@ def open_page(board: Board, scheduler: Any, extra: dict[str, Any], doc: Any) -> 
     page = Page(board, acts=may_act(request), wanted=wanted)
     doc.title = "Dask: batchrun"
     doc.add_root(page.root)
-    try:
-        if scheduler is None:
-            raise ImportError("there is no Dask whose frame it could be")
-        from distributed.dashboard.components.scheduler import BOKEH_THEME, env
-
-        doc.theme = BOKEH_THEME
-        doc.template = env.get_template("simple.html")
-        doc.template_variables.update(extra)
-    except ImportError:
-        doc.template_variables.update(
-            {"prefix": extra.get("prefix", "/")}
-        )  # Bokeh's own frame, without links
+    frame.surround(doc, extra, within_dask=scheduler is not None)
+    page.follow_scheme(doc)
     page.update()
     doc.add_periodic_callback(without_property_validation(page.update), _REFRESH_MS)
 
@@ -85,11 +75,21 @@ class Page:
         self._slots, self._failures, self._running = self._div(), self._div(), self._div()
         self._runs, self._story = self._div(), self._div()
         self._select = Select(
-            options=[], sizing_mode="stretch_width", stylesheets=[self._css], margin=(4, 0, 3, 0)
+            title="Run to show",
+            options=[],
+            sizing_mode="stretch_width",
+            stylesheets=[self._css],
+            margin=(4, 0, 3, 0),
         )
         self._select.on_change("value", self._chosen)
         self._number = NumericInput(
-            placeholder="number", low=0, mode="int", width=110, stylesheets=[self._css], margin=(4, 0, 3, 0)
+            title="Number of a chunk",
+            placeholder="number",
+            low=0,
+            mode="int",
+            width=110,
+            stylesheets=[self._css],
+            margin=(4, 0, 3, 0),
         )
         self._number.on_change("value", self._typed)
         self._actions = Actions(archive, self._div(), [self._css])
@@ -100,9 +100,12 @@ class Page:
         """The run that is shown; empty if there is none."""
         self._filling = False
         self._empty = self._div(panels.EMPTY)
+        self._spoken = self._div(
+            css_classes=["unseen"], **frame.attributes(role="status", aria_live="polite")
+        )
         self._full = self._lay_out()
         self._full.visible = False
-        self.root = column(self._empty, self._full, sizing_mode="stretch_width")
+        self.root = column(self._spoken, self._empty, self._full, sizing_mode="stretch_width")
         """The Bokeh model of the whole page."""
 
     def update(self) -> None:
@@ -118,6 +121,7 @@ class Page:
             self.choose_chunk(None)
         self._empty.visible, self._full.visible = False, True
         why = archive.why(run_id) if archive is not None else None
+        self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now, why or "")
         self._which.text = panels.which(view, len(listed))
         self._outcomes.text = panels.outcomes(view)
@@ -131,6 +135,10 @@ class Page:
             self._actions.update(run_id, RunState(view.message.state))
         self._map.update(view)
         self._rates.update(view)
+
+    def follow_scheme(self, doc: Any) -> None:
+        """Let the figures be light or dark as the screen of *doc* is."""
+        frame.follow_scheme(doc, self._map.inks, (self._map.figure, self._rates.chunks, self._rates.rows))
 
     def _selected(self, listed: Sequence[RunLine]) -> str:
         """The run to show: the newest, until somebody chooses another; empty if there is none."""
@@ -197,20 +205,22 @@ class Page:
     def _title(self, text: str) -> Div:
         return self._div(f'<div class="b"><h2>{text}</h2></div>')
 
-    def _div(self, text: str = "") -> Div:
+    def _div(self, text: str = "", **looks: Any) -> Div:
         return Div(
             text=text,
             sizing_mode="stretch_width",
             stylesheets=[self._css],
             disable_math=True,
             margin=(0, 0, 0, 0),
+            **looks,
         )
 
     def _card(self, *children: Any, **size: Any) -> Any:
-        return column(*children, styles=_CARD, **(size or {"sizing_mode": "stretch_width"}))
+        size = size or {"sizing_mode": "stretch_width"}
+        return column(*children, styles=_CARD, stylesheets=[frame.NARROW], **size)
 
 
-_ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10}
+_ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10, "stylesheets": [frame.NARROW]}
 
 
 def _argument(request: Any, name: str) -> str:

@@ -14,9 +14,9 @@ from batchrun.outcome import Outcome, RunState
 from batchrun.progress import RunningLine, describe_gap, describe_share
 from batchrun.resources import MEMORY, format_bytes, format_seconds
 
-__all__ = ["EMPTY", "failures", "headline", "outcomes", "running", "slots", "which"]
+__all__ = ["EMPTY", "failures", "headline", "outcomes", "running", "slots", "spoken", "which"]
 
-EMPTY: Final = """<div class="b empty"><div class="name">No run yet</div>
+EMPTY: Final = """<div class="b empty"><h1 class="name">No run yet</h1>
 <p class="quiet">This page shows the runs on this cluster while they go on. Start one:</p>
 <pre class="mono">batchrun submit pipelines.flights:delays --input flights.parquet</pre>
 <p class="quiet">or call <code>run_pipeline(…)</code> in a notebook that uses this cluster.</p></div>"""
@@ -39,6 +39,7 @@ def headline(view: RunView, now: float, why: str = "") -> str:
         (quarantined, "#d1495b", "quarantined"),
         (cancelled, "#8a94a3", "cancelled"),
     )
+    settled = _percent(message)
     bar = "".join(
         f'<i style="width:{100 * rows / message.rows_in:.3f}%;background:{color}"></i>'
         for rows, color, _ in parts
@@ -52,13 +53,38 @@ def headline(view: RunView, now: float, why: str = "") -> str:
     sums += f" + <span><b>{left:,}</b> to come</span>" if left or not state.ended else ""
     because = f'<div class="quiet why">{escape(why)}</div>' if why else ""
     return (
-        f'<div class="b"><div class="head"><span class="name clip">{escape(message.pipeline)}</span>'
+        f'<div class="b"><div class="head"><h1 class="name clip">{escape(message.pipeline)}</h1>'
         f'<span class="pill {escape(state.value)}">{escape(state.value)}</span>'
         f'<span class="where quiet clip" title="{escape(message.cluster)}">{escape(message.cluster)}</span>'
         f'<span class="num">{_timing(view, now)}</span></div>'
-        f'<div class="bar">{bar}</div><div class="facts num">'
+        f'<div class="bar" {_progress("Rows settled", settled, f"{settled} %")}>{bar}</div>'
+        '<div class="facts num">'
         f"<span><b>{message.rows_in:,}</b> rows in = {sums}</span></div>"
         f"{because}</div>"
+    )
+
+
+def spoken(view: RunView) -> str:
+    """What a screen reader says by itself: the state, and the share of rows in whole tenths.
+
+    It is said anew when it changes, and so must not change twice a second.
+    """
+    message = view.message
+    tenths = 10 * (_percent(message) // 10)
+    return f"{escape(message.pipeline)} {escape(message.state)}, {tenths} % of the rows settled"
+
+
+def _percent(message: Message) -> int:
+    """Whole percents of the rows that are settled."""
+    before = 0 if message.ended else message.rows_before
+    return min(100, 100 * (sum(message.fates) + before) // message.rows_in) if message.rows_in else 0
+
+
+def _progress(label: str, percent: int, text: str, role: str = "progressbar") -> str:
+    """The attributes of a bar that is full at 100."""
+    return (
+        f'role="{role}" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}" aria-valuetext="{escape(text)}"'
     )
 
 
@@ -94,24 +120,28 @@ def outcomes(view: RunView) -> str:
         lines.append(_outcome_line(code, chunks[code], message.attempts.get(outcome.value, 0)))
     if cut := chunks[CUT]:
         lines.append(
-            f'<span class="swatch cut">✂</span><span>cut into parts</span><span class="r">{cut:,}</span>'
-            "<span></span>"
+            f'<tr><th scope="row">{_swatch("cut", "✂")}cut into parts</th><td>{cut:,}</td><td></td></tr>'
         )
     return (
-        f'<div class="b"><h2>{len(view.order):,} chunks</h2><div class="table num">'
-        '<span></span><span class="h"></span><span class="h r">chunks</span><span class="h r">attempts</span>'
-        f"{''.join(lines)}</div></div>"
+        f'<div class="b"><h2>{len(view.order):,} chunks</h2><table class="table num"><thead><tr>'
+        '<th scope="col">outcome</th><th scope="col">chunks</th><th scope="col">attempts</th></tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
 def _outcome_line(code: int, chunks: int, attempts: int | None) -> str:
-    none = "" if chunks or attempts else " none"
+    none = "" if chunks or attempts else ' class="none"'
     tried = "" if attempts is None else f"{attempts:,}"
+    swatch = _swatch("light" if code == RUNNING else "", SYMBOLS[code], COLORS[code])
     return (
-        f'<span class="swatch{none}" style="background:{COLORS[code]}">{SYMBOLS[code]}</span>'
-        f'<span class="{none}">{LABELS[code]}</span>'
-        f'<span class="r{none}">{chunks:,}</span><span class="r quiet{none}">{tried}</span>'
+        f'<tr{none}><th scope="row">{swatch}{LABELS[code]}</th>'
+        f'<td>{chunks:,}</td><td class="quiet">{tried}</td></tr>'
     )
+
+
+def _swatch(kind: str, symbol: str, color: str = "") -> str:
+    style = f' style="background:{color}"' if color else ""
+    return f'<span class="swatch {kind}" aria-hidden="true"{style}>{symbol}</span>'
 
 
 def slots(message: Message) -> str:
@@ -130,11 +160,14 @@ def _slot_line(tag: str, capacity: float, used: float, waiting: float) -> str:
         return f"{100 * min(1.0, amount / scale):.2f}%"
 
     edge = f'<i class="edge" style="left:calc({share(capacity)} - 2px)"></i>' if waiting else ""
+    told = f"{_amount(tag, used)} of {_amount(tag, capacity)} in use"
+    percent = round(100 * min(1.0, used / capacity)) if capacity else 0
+    meter = _progress(f"{tag} slots", percent, f"{told}, {_amount(tag, waiting)} waiting", "meter")
     wants = f'<span class="wants">{_amount(tag, waiting)} waiting</span>' if waiting else "none waiting"
     return (
         f'<div class="slot"><div class="line num"><span class="clip"><span class="tag">{escape(tag)}</span> '
-        f"{_amount(tag, used)} of {_amount(tag, capacity)} in use</span>"
-        f'<span class="quiet">{wants}</span></div><div class="track">'
+        f"{told}</span>"
+        f'<span class="quiet">{wants}</span></div><div class="track" {meter}>'
         f'<i class="have" style="width:{share(capacity)}"></i>'
         f'<i class="used" style="width:{share(used)}"></i>'
         f'<i class="want" style="left:{share(used)};width:{share(waiting)}"></i>{edge}</div></div>'
@@ -150,9 +183,9 @@ def _amount(tag: str, amount: float) -> str:
 def running(view: RunView, now: float) -> str:
     """Chunks that run and have something to show: how far they are, and what they say."""
     passed = 0.0 if view.message.ended else max(0.0, now - view.running_heard)
-    lines = "".join(_running_line(line, passed) for line in view.running)
-    lines = lines or '<p class="quiet">No chunk has run long enough to show, or said something.</p>'
-    return f'<div class="b"><h2>Running</h2><div class="running">{lines}</div></div>'
+    lines = [_running_line(line, passed) for line in view.running]
+    listed = _list("running", lines, "No chunk has run long enough to show, or said something.")
+    return f'<div class="b"><h2>Running</h2>{listed}</div>'
 
 
 def _running_line(line: RunningLine, passed: float) -> str:
@@ -166,10 +199,14 @@ def _running_line(line: RunningLine, passed: float) -> str:
     if line.share is not None:
         figures.insert(0, describe_share(line.share))
     share = 0.0 if line.share is None else line.share
+    name = f"chunk {line.chunk:,}"
+    meter = 'class="meter none" aria-hidden="true"'
+    if line.share is not None:
+        meter = f'class="meter" {_progress(name, math.floor(100 * share), describe_share(share))}'
     return (
-        f'<div class="run num"><span class="clip"><b>chunk {line.chunk:,}</b>{others} {escape(where)}</span>'
-        f'<span class="meter{"" if line.share is not None else " none"}">'
-        f'<i style="width:{100 * share:.1f}%"></i></span>'
+        '<div class="run num" role="listitem">'
+        f'<span class="clip"><b>{name}</b>{others} {escape(where)}</span>'
+        f'<span {meter}><i style="width:{100 * share:.1f}%"></i></span>'
         f'<span class="r">{" · ".join(figures)}</span>'
         f'<span class="quiet clip said" title="{escape(line.message)}">{escape(line.message)}</span></div>'
     )
@@ -177,17 +214,27 @@ def _running_line(line: RunningLine, passed: float) -> str:
 
 def failures(message: Message) -> str:
     """The latest kinds of failure; the error that ended the run first."""
-    fatal = f'<div class="failure"><b>The run ended</b> {_text(message.error)}</div>' if message.error else ""
-    lines = fatal + "".join(map(_failure_line, message.failures))
-    lines = lines or '<p class="quiet">Nothing has failed.</p>'
-    return f'<div class="b"><h2>Latest failures</h2><div class="failures">{lines}</div></div>'
+    lines = [*map(_failure_line, message.failures)]
+    if message.error:
+        lines.insert(
+            0, f'<div class="failure" role="listitem"><b>The run ended</b> {_text(message.error)}</div>'
+        )
+    listed = _list("failures", lines, "Nothing has failed.")
+    return f'<div class="b"><h2>Latest failures</h2>{listed}</div>'
+
+
+def _list(kind: str, lines: Sequence[str], none: str) -> str:
+    if not lines:
+        return f'<div class="{kind}"><p class="quiet">{none}</p></div>'
+    return f'<div class="{kind}" role="list">{"".join(lines)}</div>'
 
 
 def _failure_line(line: FailureLine) -> str:
     color = _COLOR.get(line.outcome, COLORS[WAITING])
     attempts = f"{line.attempts:,} attempt{'' if line.attempts == 1 else 's'}"
     return (
-        f'<div class="failure" style="border-color:{color}"><b class="mono">{escape(line.type)}</b> '
+        f'<div class="failure" role="listitem" style="border-color:{color}">'
+        f'<b class="mono">{escape(line.type)}</b> '
         f'<span class="quiet">stage {escape(line.stage)} · {attempts} · {_chunks(line.chunks)}</span>'
         f"{_text(line.message)}</div>"
     )

@@ -7,6 +7,7 @@ from typing import Any
 from bokeh.models import ColumnDataSource, CustomJSTickFormatter, NumeralTickFormatter, Range1d
 from bokeh.plotting import figure
 
+from batchrun.dashboard import frame
 from batchrun.dashboard.board import RunView
 
 __all__ = ["Rates"]
@@ -43,6 +44,7 @@ class Rates:
             outline_line_color=None,
             x_range=Range1d(0, _SHORTEST),
             y_range=Range1d(0, 1),
+            **frame.attributes(role="img", aria_label=f"{column} a second over the time of the run"),
         )
         plot.quad(
             left="left",
@@ -59,9 +61,9 @@ class Rates:
         plot.axis.axis_line_color = None
         plot.axis.minor_tick_line_color = None
         plot.axis.major_tick_line_color = None
-        plot.axis.major_label_text_color = "#6b7785"
-        plot.xgrid.grid_line_color = None
-        plot.ygrid.grid_line_color = "#e9edf1"
+        plot.axis.major_label_text_color = "#75818e"  # where Bokeh takes no colours from the CSS
+        plot.xgrid.visible = False
+        plot.ygrid.grid_line_color = "#8a94a330"
         plot.yaxis.ticker.desired_num_ticks = 3
         return plot
 

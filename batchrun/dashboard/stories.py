@@ -64,7 +64,7 @@ def _details(title: str, text: str, *, shown: bool) -> str:
 def _table(heads: Sequence[str], rows: Iterable[str]) -> str:
     """A table; heads that begin with a blank stand on the right, as numbers do."""
     cells = "".join(f"<th{' class=r' if head[0] == ' ' else ''}>{head.strip()}</th>" for head in heads)
-    return f'<table class="num"><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<table class="list num"><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _attempt(one: AttemptLine) -> str:

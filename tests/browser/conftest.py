@@ -13,25 +13,38 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from distributed import Client
     from playwright.sync_api import Browser, Page
 
 
 @pytest.fixture
-def tab(chromium: Browser) -> Iterator[Page]:
-    """A browser tab; the test fails if a script of the page does, or if the page opens a dialog."""
-    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+def open_tab(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens browser tabs; the test fails if a script of their pages does, or if a page opens a dialog."""
+    pages: list[Page] = []
     complaints: list[str] = []
-    page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
 
     def refuse(dialog: object) -> None:
         complaints.append(f"a dialog: {dialog}")
         dialog.dismiss()  # type: ignore[attr-defined]
 
-    page.on("dialog", refuse)
-    yield page
-    page.close()
+    def opened(**looks: object) -> Page:
+        page = chromium.new_page(**({"viewport": {"width": 1280, "height": 800}} | looks))
+        pages.append(page)
+        page.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", refuse)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
     assert complaints == []
+
+
+@pytest.fixture
+def tab(open_tab: Callable[..., Page]) -> Page:
+    """A tab as wide as a small desktop screen."""
+    return open_tab()
 
 
 @pytest.fixture
@@ -64,6 +77,22 @@ def dask_processes(tmp_path: Path) -> Iterator[str]:
             process.terminate()
         for process in processes:
             process.wait(20)
+
+
+@pytest.fixture
+def bare() -> Iterator[tuple[Client, str]]:
+    """A scheduler with the page, and a client to tell it anything."""
+    from distributed import Client, LocalCluster
+
+    from batchrun.dashboard.plugin import install
+
+    with (
+        LocalCluster(
+            n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client, install(client)
 
 
 @pytest.fixture

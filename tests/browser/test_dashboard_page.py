@@ -177,22 +177,6 @@ def test_a_cluster_that_was_there_before_gets_the_page_too(background, dask_proc
     await_codes(tab, "codes.length == 10 && codes.every(c => c == 2)")
 
 
-@pytest.fixture
-def bare() -> Iterator:
-    """A scheduler with the page, and a client to tell it anything."""
-    from distributed import Client, LocalCluster
-
-    from batchrun.dashboard.plugin import install
-
-    with (
-        LocalCluster(
-            n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client, install(client)
-
-
 def test_before_the_first_run_it_says_how_to_start_one(bare, tab):
     tab.goto(bare[1])
     expect(tab.get_by_text("No run yet")).to_be_visible(timeout=PATIENCE)
