@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from bokeh.models import ColumnDataSource, CustomJSTickFormatter, NumeralTickFormatter, Range1d
-from bokeh.plotting import figure
+from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
 
 from batchrun.dashboard.board import RunView
+from batchrun.dashboard.looks import elapsed_axis, plain_figure
 
 __all__ = ["Rates"]
 
 _SHORTEST = 10.0
 """Seconds that the axis shows at least."""
-
-_ELAPSED = """
-const s = Math.round(tick), two = (n) => String(n).padStart(2, "0")
-const h = Math.floor(s / 3600), m = Math.floor(s / 60) % 60
-return h ? `${h}:${two(m)}:${two(s % 60)}` : `${m}:${two(s % 60)}`
-"""
 
 
 class Rates:
@@ -35,15 +29,7 @@ class Rates:
         self.rows.x_range = self.chunks.x_range
 
     def _figure(self, column: str, color: str) -> Any:
-        plot = figure(
-            height=128,
-            sizing_mode="stretch_width",
-            toolbar_location=None,
-            tools="",
-            outline_line_color=None,
-            x_range=Range1d(0, _SHORTEST),
-            y_range=Range1d(0, 1),
-        )
+        plot = plain_figure(128, x_range=Range1d(0, _SHORTEST), y_range=Range1d(0, 1))
         plot.quad(
             left="left",
             right="right",
@@ -54,15 +40,8 @@ class Rates:
             line_color=None,
             source=self._source,
         )
-        plot.xaxis.formatter = CustomJSTickFormatter(code=_ELAPSED)
+        elapsed_axis(plot)
         plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]a")
-        plot.axis.axis_line_color = None
-        plot.axis.minor_tick_line_color = None
-        plot.axis.major_tick_line_color = None
-        plot.axis.major_label_text_color = "#6b7785"
-        plot.xgrid.grid_line_color = None
-        plot.ygrid.grid_line_color = "#e9edf1"
-        plot.yaxis.ticker.desired_num_ticks = 3
         return plot
 
     def update(self, view: RunView) -> None:
