@@ -17,7 +17,7 @@ from batchrun.outcome import Outcome
 from batchrun.render.best_answers import StoppedSolve, stopped_solves
 from batchrun.render.gap_curve import MOST_CURVES, gap_curves, steps_of
 from batchrun.render.html import render_html, write_html
-from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, timeline
+from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, columns_of, timeline
 from tests.stopped_run import history, stopped_run
 
 if TYPE_CHECKING:
@@ -359,6 +359,40 @@ def test_many_workers_are_shown_by_the_busiest_and_the_note_says_so():
     assert len(lanes) <= MOST_LANES
     assert bars["lane"].max() < MOST_LANES
     assert "of 1,000 workers" in note
+
+
+def test_the_lanes_of_a_single_worker_are_bounded_and_the_note_says_so():
+    frame = attempts(500, workers=1).assign(started=1_000.0, seconds=1.0)
+    bars, lanes, note = bars_of(frame, started=1_000.0, most_lanes=40)
+    assert lanes == [("standard-0", 40)]
+    assert bars["lane"].max() == 39
+    assert note == "40 of its 500 lanes"
+
+
+def test_bars_are_no_more_than_asked_for_also_where_attempts_take_no_time_at_the_very_end():
+    outcomes = [outcome.value for outcome in Outcome]
+    number = np.arange(40_000)
+    frame = attempts(40_000, workers=40).assign(started=1_000.0 + number // 40, seconds=1.0)
+    frame["outcome"] = np.resize(outcomes, 40_000)
+    end = frame[:40].assign(started=2_000.0, seconds=0.0)
+    ends = [end.assign(outcome=outcome) for outcome in outcomes]
+    bars, _, _ = bars_of(pd.concat([frame, *ends]), 1_000.0, most_bars=1_500, most_lanes=40)
+    assert len(bars) <= 1_500
+    assert bars["count"].sum() == 40_280
+
+
+def test_a_bar_says_the_peak_memory_of_its_attempt_where_it_was_measured():
+    frame = attempts(2).assign(peak_memory=pd.array([3 * 2**20, None], dtype="Int64"))
+    bars, _, _ = bars_of(frame, started=1_000.0)
+    assert columns_of(bars, 1.0)["more"] == ["peak memory 3 MiB", ""]
+
+
+@pytest.mark.parametrize("most", [1, 10, 100])
+def test_a_merged_bar_says_the_highest_peak_memory_of_its_attempts(most: int):
+    frame = attempts(1_000, workers=1).assign(peak_memory=pd.array(range(1, 1_001), dtype="Int64"))
+    bars, _, _ = bars_of(frame, started=1_000.0, most_bars=most)
+    assert bars["count"].max() > 1
+    assert bars["peak_memory"].max() == 1_000
 
 
 def test_the_plot_of_many_attempts_is_small():

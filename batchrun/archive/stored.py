@@ -10,7 +10,8 @@ import pandas as pd  # here, since Bokeh's thread trips over a pandas that anoth
 
 from batchrun.archive.errands import Errands
 from batchrun.archive.following import Follower
-from batchrun.dashboard.archive import AttemptLine, ChunkStory, RunLine
+from batchrun.dashboard.archive import AttemptLine, ChunkStory, RunLine, Work
+from batchrun.dashboard.lanes import LaneBars
 from batchrun.errors import BatchrunError
 from batchrun.handle import RunHandle
 from batchrun.outcome import Outcome, RunState
@@ -32,6 +33,10 @@ LIST_EVERY = 2.0
 """Seconds between two looks at the list."""
 WHY_EVERY = 5.0
 """Seconds between two questions why a run stands as it does; they may read many attempts."""
+WORK_EVERY = 5.0
+"""Seconds between two looks at what workers did."""
+ATTEMPTS = 3_000
+"""Attempts that are drawn, those that were recorded last."""
 STORY_EVERY = 3.0
 """Seconds between two looks at a chunk."""
 LOG = 8 * 2**10
@@ -90,6 +95,10 @@ class StoreArchive:
         """What lies behind one chunk."""
         question = ("chunk", run_id, chunk)
         return self._errands.latest(question, lambda: self._story(run_id, chunk), every=STORY_EVERY)
+
+    def work(self, run_id: str) -> Work | None:
+        """What workers did for a run, in its latest attempts."""
+        return self._errands.latest(("work", run_id), lambda: self._work(run_id), every=WORK_EVERY)
 
     def trouble(self) -> str:
         """Why the store cannot be read now; empty if it can."""
@@ -151,6 +160,14 @@ class StoreArchive:
                 live = store.live(record.run_id) if driven else None
                 lines.append(_line(record, (live.chunks if live else 0) if driven else None))
         return tuple(sorted(lines, key=lambda line: line.created, reverse=True))
+
+    def _work(self, run_id: str) -> Work:
+        with RunStore(self._store_url) as store:
+            record = store.find(run_id)
+            attempts = store.attempts(run_id, latest=ATTEMPTS)
+        asked = {str(stage["name"]): int(stage.get("memory") or 0) for stage in record.stages}
+        bars = LaneBars.of(attempts, record.started)
+        return Work(bars, attempts, {stage: size for stage, size in asked.items() if size}, record.started)
 
     def _story(self, run_id: str, chunk: int) -> ChunkStory:
         report = RunReport(self._store_url, run_id)

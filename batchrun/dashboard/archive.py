@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 from batchrun.outcome import Outcome, RunState
 
 if TYPE_CHECKING:
-    from batchrun.dashboard.board import RunView
+    from collections.abc import Mapping
 
-__all__ = ["Archive", "AttemptLine", "ChunkStory", "RunLine", "offer", "offered", "withdraw"]
+    import pandas as pd
+
+    from batchrun.dashboard.board import RunView
+    from batchrun.dashboard.lanes import LaneBars
+
+__all__ = ["Archive", "AttemptLine", "ChunkStory", "RunLine", "Work", "offer", "offered", "withdraw"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,20 @@ class ChunkStory:
     """What they printed and logged; the middle is left out if that is much."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What workers did for a run lately."""
+
+    bars: LaneBars
+    """The attempts on their lanes."""
+    attempts: pd.DataFrame
+    """The same, with the columns of ``RunReport.attempts``."""
+    asked: Mapping[str, int]
+    """Bytes of memory that each stage asked for, by its name."""
+    started: float | None
+    """When the session began, in seconds since the epoch."""
+
+
 class Archive(Protocol):
     """The runs of one store."""
 
@@ -102,6 +121,9 @@ class Archive(Protocol):
 
     def story(self, run_id: str, chunk: int) -> ChunkStory | None:
         """What lies behind one chunk."""
+
+    def work(self, run_id: str) -> Work | None:
+        """What workers did for a run, in its latest attempts."""
 
     def trouble(self) -> str:
         """Why the store cannot be read now; empty if it can."""

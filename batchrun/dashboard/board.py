@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrun.dashboard.message import CUT, RUNNING, WAITING, ChunkColumns, Message, unpack_cuts
+from batchrun.dashboard.solves import Solves
 from batchrun.dashboard.totals import Totals
 from batchrun.progress import RunningLine
 
@@ -87,6 +88,8 @@ class RunView:
         """Chunks that ran at the time of *running_heard* and had something to show."""
         self.running_heard = now
         """When these came, by the scheduler's clock."""
+        self.solves = Solves()
+        """What those of them that told of answers knew over time."""
         self._places: npt.NDArray[np.float64] = np.zeros(0)
         self._widths: npt.NDArray[np.float64] = np.zeros(0)
         self._order: npt.NDArray[np.int64] | None = None
@@ -118,7 +121,9 @@ class RunView:
         self._cut(unpack_cuts(message.cuts))
         if message.running is not None:
             self.running, self.running_heard = message.running, now
+            self.solves.take(message.running)
         if message.ended:
+            self.solves.take(())
             self.codes[self.codes == RUNNING] = WAITING
         chunks, rows = self._settled
         self._settled = message.settled, message.settled_rows

@@ -24,6 +24,7 @@ from bokeh.plotting import figure
 
 from batchrun.dashboard import frame
 from batchrun.dashboard.board import RunView
+from batchrun.dashboard.looks import INK
 from batchrun.dashboard.message import RUNNING, WAITING, code_of
 from batchrun.outcome import Outcome
 from batchrun.resources import format_seconds
@@ -151,6 +152,8 @@ class ChunkMap:
             toolbar_location=None,
             tools="",
             outline_line_color=None,
+            background_fill_color=None,
+            border_fill_color=None,
             min_border=0,
             margin=(0, 0, 0, 0),
             **frame.attributes(role="img", aria_label="Map of the chunks; the table tells how many"),
@@ -183,7 +186,7 @@ class ChunkMap:
             "<div style='font: 13px Helvetica, Arial, sans-serif'><b>@name · @condition</b><br>@facts</div>"
         )
         self._tiles.selection_glyph = self._tiles.glyph.clone()
-        self._tiles.selection_glyph.update(line_color="#24303d", line_width=2.5)
+        self._tiles.selection_glyph.update(line_color=INK, line_width=3)
         self._tiles.nonselection_glyph = None
         self.figure.add_tools(
             HoverTool(renderers=[self._tiles], tooltips=tooltips), TapTool(renderers=[self._tiles])

@@ -16,6 +16,10 @@ from batchrun.dashboard.actions import Actions
 from batchrun.dashboard.archive import Archive, RunLine, offered
 from batchrun.dashboard.board import Board
 from batchrun.dashboard.chunk_map import ChunkMap
+from batchrun.dashboard.durations import Durations
+from batchrun.dashboard.gaps import Gaps
+from batchrun.dashboard.lanes import Lanes
+from batchrun.dashboard.peaks import Peaks
 from batchrun.dashboard.permission import may_act
 from batchrun.dashboard.rates import Rates
 from batchrun.dashboard.shelf import Shelf, title_of
@@ -71,6 +75,8 @@ class Page:
         self._css = InlineStyleSheet(css=files("batchrun.dashboard").joinpath("page.css").read_text("utf-8"))
         self._map = ChunkMap(self.choose_chunk)
         self._rates = Rates()
+        self._durations, self._gaps = Durations(self._css), Gaps(self._css)
+        self._lanes, self._peaks = Lanes(self._css), Peaks(self._css)
         self._headline, self._which, self._outcomes = self._div(), self._div(), self._div()
         self._slots, self._failures, self._running = self._div(), self._div(), self._div()
         self._runs, self._story = self._div(), self._div()
@@ -135,10 +141,22 @@ class Page:
             self._actions.update(run_id, RunState(view.message.state))
         self._map.update(view)
         self._rates.update(view)
+        self._durations.update(view)
+        self._gaps.update(view, self.chunk)
+        work = archive.work(run_id) if archive is not None else None
+        self._lanes.update(work.bars if work is not None else None)
+        self._workers.visible = self._memory.visible = archive is not None
+        if work is not None:
+            self._peaks.update(work.attempts, work.asked, work.started)
+
+    @property
+    def _figures(self) -> tuple[Any, ...]:
+        owners = (self._map, self._durations, self._gaps, self._lanes, self._peaks)
+        return (self._rates.chunks, self._rates.rows, *(owner.figure for owner in owners))
 
     def follow_scheme(self, doc: Any) -> None:
         """Let the figures be light or dark as the screen of *doc* is."""
-        frame.follow_scheme(doc, self._map.inks, (self._map.figure, self._rates.chunks, self._rates.rows))
+        frame.follow_scheme(doc, self._map.inks, self._figures)
 
     def _selected(self, listed: Sequence[RunLine]) -> str:
         """The run to show: the newest, until somebody chooses another; empty if there is none."""
@@ -176,6 +194,8 @@ class Page:
     def _lay_out(self) -> Any:
         side = {"width": 336}
         self._list = self._card(self._title("Runs"), self._runs)
+        self._memory = self._card(self._title("Peak memory"), self._peaks.note, self._peaks.figure)
+        self._workers = self._card(self._title("Workers"), self._lanes.note, self._lanes.figure)
         lines = (
             row(
                 self._card(self._headline),
@@ -197,7 +217,14 @@ class Page:
                 self._card(row(self._title("Chunk"), self._number, **_ROW), self._story),
                 **_ROW,
             ),
+            row(
+                self._card(self._title("Seconds of a chunk"), self._durations.note, self._durations.figure),
+                self._card(self._title("Best answer and bound"), self._gaps.note, self._gaps.figure),
+                self._memory,
+                **_ROW,
+            ),
             row(self._card(self._running), self._card(self._failures), **_ROW),
+            self._workers,
             self._list,
         )
         return column(*lines, sizing_mode="stretch_width", spacing=10, margin=(10, 0, 10, 0))

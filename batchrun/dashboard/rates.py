@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from bokeh.models import ColumnDataSource, CustomJSTickFormatter, NumeralTickFormatter, Range1d
-from bokeh.plotting import figure
+from bokeh.models import ColumnDataSource, NumeralTickFormatter, Range1d
 
-from batchrun.dashboard import frame
 from batchrun.dashboard.board import RunView
+from batchrun.dashboard.looks import elapsed_axis, plain_figure
 
 __all__ = ["Rates"]
 
 _SHORTEST = 10.0
 """Seconds that the axis shows at least."""
-
-_ELAPSED = """
-const s = Math.round(tick), two = (n) => String(n).padStart(2, "0")
-const h = Math.floor(s / 3600), m = Math.floor(s / 60) % 60
-return h ? `${h}:${two(m)}:${two(s % 60)}` : `${m}:${two(s % 60)}`
-"""
 
 
 class Rates:
@@ -36,16 +29,8 @@ class Rates:
         self.rows.x_range = self.chunks.x_range
 
     def _figure(self, column: str, color: str) -> Any:
-        plot = figure(
-            height=128,
-            sizing_mode="stretch_width",
-            toolbar_location=None,
-            tools="",
-            outline_line_color=None,
-            x_range=Range1d(0, _SHORTEST),
-            y_range=Range1d(0, 1),
-            **frame.attributes(role="img", aria_label=f"{column} a second over the time of the run"),
-        )
+        label = f"{column} a second over the time of the run"
+        plot = plain_figure(128, label, x_range=Range1d(0, _SHORTEST), y_range=Range1d(0, 1))
         plot.quad(
             left="left",
             right="right",
@@ -56,15 +41,8 @@ class Rates:
             line_color=None,
             source=self._source,
         )
-        plot.xaxis.formatter = CustomJSTickFormatter(code=_ELAPSED)
+        elapsed_axis(plot)
         plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]a")
-        plot.axis.axis_line_color = None
-        plot.axis.minor_tick_line_color = None
-        plot.axis.major_tick_line_color = None
-        plot.axis.major_label_text_color = "#75818e"  # where Bokeh takes no colours from the CSS
-        plot.xgrid.visible = False
-        plot.ygrid.grid_line_color = "#8a94a330"
-        plot.yaxis.ticker.desired_num_ticks = 3
         return plot
 
     def update(self, view: RunView) -> None:

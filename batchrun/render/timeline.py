@@ -11,6 +11,7 @@ import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from batchrun.outcome import Outcome
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["INK", "Plot", "bars_of", "quiet", "time_scale", "timeline"]
+__all__ = ["INK", "Plot", "bars_of", "columns_of", "lane_labels", "quiet", "time_scale", "timeline"]
 
 MOST_BARS = 5_000
 """Bars in the plot."""
@@ -34,7 +35,7 @@ MOST_HEIGHT = 1_080
 """Pixels of all lanes together."""
 FINEST = 500
 """Gaps are closed up to this part of the whole time; an eye can tell wider ones."""
-MERGED = ("left", "right", "seconds", "count")
+MERGED = ("left", "right", "seconds", "count", "peak_memory")
 """What a merged bar has of its own."""
 LABEL = 28
 """Characters of a worker's name."""
@@ -74,13 +75,24 @@ def timeline(attempts: pd.DataFrame, started: float | None) -> Plot | None:
     return Plot(Markup(library), Markup(body), Markup(script), note)  # noqa: S704
 
 
-def bars_of(attempts: pd.DataFrame, started: float | None) -> tuple[pd.DataFrame, list[tuple[str, int]], str]:
+def bars_of(
+    attempts: pd.DataFrame,
+    started: float | None,
+    *,
+    most_bars: int = MOST_BARS,
+    most_lanes: int = MOST_LANES,
+) -> tuple[pd.DataFrame, list[tuple[str, int]], str]:
     """The bars of the plot, the workers with their number of lanes, and a note on what was merged.
 
     A bar has ``left`` and ``right`` in seconds since *started*, ``lane`` from 0 at the top, ``outcome``,
     ``count`` of the attempts that it stands for, and what the hover says.
-    """
 
+    Args:
+        attempts: At least one, the columns being those of RunReport.
+        started: In seconds since the epoch; the first attempt's start if it is None.
+        most_bars: Bars at most; not less than 35 for each lane, or else there may be more.
+        most_lanes: Lanes at most; the workers that did most are kept.
+    """
     frame = attempts.sort_values("started", kind="stable").reset_index(drop=True)
     begin = started if started is not None else float(frame["started"].iloc[0])
     begin = min(begin, float(frame["started"].iloc[0]))
@@ -90,18 +102,23 @@ def bars_of(attempts: pd.DataFrame, started: float | None) -> tuple[pd.DataFrame
     frame["sub"] = _sublanes(frame)
     lanes = [(str(worker), int(subs) + 1) for worker, subs in frame.groupby("worker")["sub"].max().items()]
     lanes.sort(key=lambda lane: _natural(lane[0]))
-    if sum(height for _, height in lanes) > MOST_LANES:
+    if sum(height for _, height in lanes) > most_lanes:
         busy = frame.groupby("worker")["seconds"].sum().sort_values(ascending=False)
-        kept = set(busy.index[: max(1, MOST_LANES // max(height for _, height in lanes))].astype(str))
-        notes.append(f"the {len(kept)} busiest of {len(lanes):,} workers")
+        kept = set(busy.index[: max(1, most_lanes // max(height for _, height in lanes))].astype(str))
+        if len(kept) < len(lanes):
+            notes.append(f"the {len(kept)} busiest of {len(lanes):,} workers")
         lanes = [lane for lane in lanes if lane[0] in kept]
         frame = frame[frame["worker"].astype(str).isin(kept)]
+        if lanes[0][1] > most_lanes:  # then there is only this one
+            notes.append(f"{most_lanes} of its {lanes[0][1]:,} lanes")
+            lanes = [(lanes[0][0], most_lanes)]
+            frame = frame[frame["sub"] < most_lanes]
     offsets, top = {}, 0
     for worker, height in lanes:
         offsets[worker], top = top, top + height
     frame = frame.assign(lane=frame["worker"].astype(str).map(offsets) + frame["sub"], count=1)
-    if len(frame) > MOST_BARS:
-        merged = _merge(frame)
+    if len(frame) > most_bars:
+        merged = _merge(frame, most_bars)
         notes.append(f"{len(frame):,} attempts merged into {len(merged):,} bars")
         frame = merged
     return frame.reset_index(drop=True), lanes, "; ".join(notes)
@@ -124,15 +141,15 @@ def _sublanes(frame: pd.DataFrame) -> list[int]:
     return lanes
 
 
-def _merge(frame: pd.DataFrame) -> pd.DataFrame:
+def _merge(frame: pd.DataFrame, most: int) -> pd.DataFrame:
     """Few enough bars for many attempts: neighbours put together, or else shares of slices of time."""
     frame = frame.sort_values(["lane", "left"], kind="stable")
     extent = max(float(frame["right"].max() - frame["left"].min()), 1e-9)
     merged, gap = frame, extent / 4_000
-    while len(merged) > MOST_BARS and gap < extent / FINEST:
+    while len(merged) > most and gap < extent / FINEST:
         merged = _merge_neighbours(merged, gap)
         gap *= 2
-    return merged if len(merged) <= MOST_BARS else _share_slices(frame, extent)
+    return merged if len(merged) <= most else _share_slices(frame, extent, most)
 
 
 def _merge_neighbours(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
@@ -146,18 +163,19 @@ def _merge_neighbours(frame: pd.DataFrame, gap: float) -> pd.DataFrame:
         right=("right", "max"),
         seconds=("seconds", "sum"),
         count=("count", "sum"),
+        peak_memory=("peak_memory", "max"),
     )
 
 
-def _share_slices(frame: pd.DataFrame, extent: float) -> pd.DataFrame:
+def _share_slices(frame: pd.DataFrame, extent: float, most: int) -> pd.DataFrame:
     """For each lane and slice of time one bar an outcome, as wide as the seconds that the outcome took.
 
     What begins in a slice ends before the next one of its lane begins, so the bars never overlap.
     """
-    slices = max(5, MOST_BARS // (frame["lane"].nunique() * frame["outcome"].nunique()))
+    slices = max(5, most // (frame["lane"].nunique() * frame["outcome"].nunique()))
     width = extent / slices
     begin = float(frame["left"].min())
-    cells = frame.assign(cell=((frame["left"] - begin) // width).astype("int64"))
+    cells = frame.assign(cell=((frame["left"] - begin) // width).astype("int64").clip(upper=slices - 1))
     first = cells.groupby(["lane", "cell"])["left"].transform("min")
     groups = cells.assign(first=first).groupby(["lane", "cell", "outcome"], sort=True)
     bars = groups.agg(
@@ -165,6 +183,7 @@ def _share_slices(frame: pd.DataFrame, extent: float) -> pd.DataFrame:
         first=("first", "first"),
         seconds=("seconds", "sum"),
         count=("count", "sum"),
+        peak_memory=("peak_memory", "max"),
     ).reset_index()
     after = bars.groupby(["lane", "cell"])["seconds"].cumsum()
     return bars.assign(left=bars["first"] + after - bars["seconds"], right=bars["first"] + after)
@@ -177,7 +196,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
     """The Bokeh figure."""
-    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, PlainText, Range1d
+    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
     from bokeh.plotting import figure
 
     height = sum(count for _, count in lanes)
@@ -196,7 +215,7 @@ def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
     for outcome in Outcome:
         own = bars[bars["outcome"] == outcome.value]
         if len(own):
-            source = ColumnDataSource(_columns(own, scale))
+            source = ColumnDataSource(columns_of(own, scale))
             plot.quad(
                 left="left",
                 right="right",
@@ -210,15 +229,8 @@ def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
                 line_width=0.8,
                 legend_label=outcome.value.replace("_", " "),
             )
-    ticks, labels, top = [], {}, 0
-    for worker, count in lanes:
-        ticks.append(top + count / 2)
-        # Not a plain string: Bokeh would fetch a formula renderer for one between dollar signs.
-        labels[top + count / 2] = PlainText(
-            text=worker if len(worker) <= LABEL else worker[: LABEL - 1] + "…"
-        )
-        top += count
-    plot.yaxis.ticker = FixedTicker(ticks=ticks)
+    labels = lane_labels(lanes)
+    plot.yaxis.ticker = FixedTicker(ticks=list(labels))
     plot.yaxis.major_label_overrides = labels
     plot.add_tools(
         HoverTool(tooltips=[("", "@what"), ("outcome", "@outcome"), ("took", "@took"), ("", "@more")])
@@ -227,8 +239,21 @@ def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
     return plot
 
 
-def _columns(bars: pd.DataFrame, scale: float) -> dict[str, Any]:
-    """What Bokeh needs of the bars of one outcome."""
+def lane_labels(lanes: Sequence[tuple[str, int]]) -> dict[float, Any]:
+    """The name of each worker as a label of the axis, by the middle of its lanes."""
+    from bokeh.models import PlainText
+
+    labels, top = {}, 0
+    for worker, count in lanes:
+        text = worker if len(worker) <= LABEL else worker[: LABEL - 1] + "…"
+        # Not a plain string: Bokeh would fetch a formula renderer for one between dollar signs.
+        labels[top + count / 2] = PlainText(text=text)
+        top += count
+    return labels
+
+
+def columns_of(bars: pd.DataFrame, scale: float) -> dict[str, Any]:
+    """What Bokeh needs to draw *bars*, and what their hover says; *scale* is the seconds of a unit."""
     return {
         "left": (bars["left"] / scale).to_numpy(),
         "right": (bars["right"] / scale).to_numpy(),
@@ -249,9 +274,7 @@ def _columns(bars: pd.DataFrame, scale: float) -> dict[str, Any]:
 
 
 def _more(error: object, peak: object) -> str:
-    parts = (
-        [f"peak memory {format_bytes(float(peak))}"] if isinstance(peak, (int, float)) and peak > 0 else []
-    )
+    parts = [f"peak memory {format_bytes(float(peak))}"] if isinstance(peak, Real) and float(peak) > 0 else []
     if isinstance(error, str) and error:
         parts.append(error)
     return ", ".join(parts)
