@@ -32,7 +32,7 @@ bench: $(STAMP)  ## ratios against peers: make bench BENCH=from_parquet
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 screenshots: $(STAMP)  ## the pictures in docs/img, of real runs in a real browser
-	$(BIN)/python -m tests.browser.readme_picture docs/img/dashboard.png
+	$(BIN)/python -m tests.browser.readme_picture docs/img
 
 clean:
 	rm -rf $(VENV) .batchrun build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -10,6 +10,7 @@ import pytest
 from bokeh.core.validation import check_integrity
 from bokeh.document import Document
 from bokeh.layouts import column
+from bokeh.models import Step
 
 from batchrun.dashboard.board import RunView
 from batchrun.dashboard.difference import send_difference
@@ -286,8 +287,23 @@ class TestSolves:
 
 
 class TestGaps:
-    def columns(self, gaps):
-        return gaps.figure.renderers[1].data_source.data
+    def columns(self, gaps, renderer=3):
+        return gaps.figure.renderers[renderer].data_source.data
+
+    def test_a_step_is_two_corners_and_not_one_of_bokehs_which_hang_a_browser_while_there_is_none(self):
+        gaps = Gaps()
+        gaps.update(
+            view_of(
+                run_with(solving(1, 1.0, 90.0, 2.0)),
+                run_with(solving(1, 3.0, 80.0, 4.0)),
+                run_with(solving(1, 5.0, 80.0, 4.0)),
+            )
+        )
+        corners = self.columns(gaps, 1)
+        assert corners["time"] == [1.0, 3.0, 3.0, 5.0, 5.0, 5.0]
+        assert corners["objective"] == [90.0, 90.0, 80.0, 80.0, 80.0, 80.0]
+        assert corners["bound"] == [2.0, 2.0, 4.0, 4.0, 4.0, 4.0]
+        assert list(gaps.figure.select({"type": Step})) == []
 
     def test_before_a_solve_tells_an_answer_the_figure_is_hidden_and_the_note_says_so(self):
         gaps = Gaps()
@@ -311,7 +327,7 @@ class TestGaps:
         assert math.isnan(columns["bound"][0])
         assert columns["bound"][1:] == [2.0, 2.0]
         assert columns["gap"] == ["not known", "75 %", "75 %"]
-        assert gaps.figure.renderers[0].data_source.data["time"] == [30.0, 40.0]
+        assert self.columns(gaps, 0)["time"] == [30.0, 40.0, 40.0, 40.0]
         for part in ("chunk 2", "solve", "gap 75 %", "node 9"):
             assert part in gaps.note.text
 

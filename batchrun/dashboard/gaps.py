@@ -24,7 +24,7 @@ _SHORTEST: Final = 10.0
 _ROOM: Final = 0.08
 """Of the height of the curves, what is left free above and below them."""
 _NONE: Final = "No solve has told an answer yet."
-_AREA: Final = ("time", "objective", "bound")
+_STEPS: Final = ("time", "objective", "bound")
 
 
 class Gaps:
@@ -33,7 +33,8 @@ class Gaps:
     def __init__(self, css: InlineStyleSheet | None = None) -> None:
         self._key: tuple[str, float, int, int | None] = ("", 0.0, -1, None)
         self._curves = ColumnDataSource(_columns([]))
-        self._area = ColumnDataSource({name: [] for name in _AREA})
+        self._steps = ColumnDataSource({name: [] for name in _STEPS})
+        self._area = ColumnDataSource({name: [] for name in _STEPS})
         self.note = note(css)
         """Which solve it is and what it said last, or that there is none; belongs above the figure."""
         self.figure = plain_figure(
@@ -47,20 +48,13 @@ class Gaps:
         self._draw()
 
     def _draw(self) -> None:
-        plot, source = self.figure, self._curves
-        plot.varea_step(
-            "time",
-            "bound",
-            "objective",
-            step_mode="after",
-            source=self._area,
-            fill_color=ANSWER,
-            fill_alpha=0.14,
-        )
-        plot.step("time", "bound", mode="after", source=source, color=BOUND, line_width=1.5, line_dash=[5, 3])
-        plot.step("time", "objective", mode="after", source=source, color=ANSWER, line_width=2)
-        # What the hover finds: a step line has no points.
-        points = plot.scatter("time", "objective", source=source, size=5, alpha=0)
+        plot, steps = self.figure, self._steps
+        # Not Bokeh's own steps, which never end in the browser as long as there is no point (3.9).
+        plot.varea("time", "bound", "objective", source=self._area, fill_color=ANSWER, fill_alpha=0.14)
+        plot.line("time", "bound", source=steps, color=BOUND, line_width=1.5, line_dash=[5, 3])
+        plot.line("time", "objective", source=steps, color=ANSWER, line_width=2)
+        # What the hover finds, once where a step has two corners.
+        points = plot.scatter("time", "objective", source=self._curves, size=5, alpha=0)
         facts = [("after", "after"), ("answer", "said"), ("bound", "proved"), ("gap", "gap")]
         hover(plot, points, facts, mode="vline")
         elapsed_axis(plot)
@@ -75,22 +69,24 @@ class Gaps:
             return
         self._key = key
         solve = view.solves.widest() if chunk is None else view.solves.of(chunk)
-        self.figure.visible = solve is not None
         if solve is None:
+            self.figure.visible = False
             known = len(view.solves) and chunk is not None
             text = f"Nothing is known of answers of chunk {chunk:,}." if known else _NONE
             self.note.text = quietly(text)
             return
         self.note.text = _title(solve)
         self._show(solve)
+        self.figure.visible = True
 
     def _show(self, solve: Solve) -> None:
         last = solve.history[-1]
         end = max(solve.line.seconds, last.seconds)
         points = [*solve.history, Known(end, last.objective, last.bound)]
-        closed = _columns([p for p in points if p.objective is not None and p.bound is not None])
+        closed = [point for point in points if point.objective is not None and point.bound is not None]
         send_difference(self._curves, _columns(points))
-        send_difference(self._area, {name: closed[name] for name in _AREA})
+        send_difference(self._steps, _steps(points))
+        send_difference(self._area, _steps(closed))
         self.figure.x_range.end = max(_SHORTEST, 1.02 * end)
         values = [value for point in points for value in (point.objective, point.bound) if value is not None]
         low, high = min(values), max(values)
@@ -108,6 +104,13 @@ def _title(solve: Solve) -> str:
         f'<div class="b clip num" title="{escape(line.message)}"><b>chunk {line.chunk:,}</b> '
         f"{' · '.join(filter(None, facts))}{said}</div>"
     )
+
+
+def _steps(points: list[Known]) -> dict[str, list[float]]:
+    """The corners of steps: what is known at a point holds until the next one."""
+    columns = _columns([point for point in points for _ in range(2)])
+    times = columns["time"]
+    return {"time": [*times[1:], *times[-1:]], **{name: columns[name] for name in _STEPS[1:]}}
 
 
 def _columns(points: list[Known]) -> dict[str, list[Any]]:

@@ -142,7 +142,8 @@ class Page:
         self._map.update(view)
         self._rates.update(view)
         self._durations.update(view)
-        self._gaps.update(view, self.chunk)
+        known = self.chunk is not None and view.solves.of(self.chunk) is not None
+        self._gaps.update(view, self.chunk if known else None)
         work = archive.work(run_id) if archive is not None else None
         self._lanes.update(work.bars if work is not None else None)
         self._workers.visible = self._memory.visible = archive is not None

@@ -1,7 +1,7 @@
-"""Takes the README's picture of the dashboard: a real run of job shops in the middle of its work.
+"""Takes the pictures of the dashboard: a real run of job shops in the middle of its work.
 
-``python -m tests.browser.readme_picture docs/img/dashboard.png`` from the top folder; ``make screenshots``
-does that. It takes about a minute.
+``python -m tests.browser.readme_picture docs/img`` from the top folder; ``make screenshots`` does that. It
+takes about two minutes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pandas as pd
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from batchrun import run_pipeline
 from batchrun.cluster.connect import close_local_clusters
@@ -46,8 +46,26 @@ def weeks() -> pd.DataFrame:
     return table.sort_values("instance", key=lambda column: column.map(order.index), kind="stable")
 
 
-def take(page: Page, address: str, path: Path) -> None:
-    """Wait for the middle of the run and take the picture."""
+LOOKS = {
+    "dashboard": {"viewport": {"width": 1280, "height": 1180}},
+    "dashboard-dark": {"viewport": {"width": 1280, "height": 1180}, "color_scheme": "dark"},
+    "dashboard-narrow": {"viewport": {"width": 390, "height": 1400}},
+}
+"""The names of the pictures, and how wide and in which light the page is."""
+
+
+def take(browser: Browser, address: str, folder: Path) -> None:
+    """Wait for the middle of the run and take the pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, looks in LOOKS.items():
+        page = browser.new_page(device_scale_factor=1, **looks)
+        wait_for_the_middle(page, address)
+        page.screenshot(path=folder / f"{name}.png")
+        page.close()
+
+
+def wait_for_the_middle(page: Page, address: str) -> None:
+    """Open the page, and wait until enough chunks are settled and the store was asked."""
     page.goto(address)
     page.wait_for_function(
         "settled => Array.from(Bokeh.documents[0]?.get_model_by_name('batchrun-chunks')?.data.code ?? [])"
@@ -55,11 +73,13 @@ def take(page: Page, address: str, path: Path) -> None:
         arg=SETTLED,
         timeout=180_000,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=path)
+    page.get_by_label("Number of a chunk").fill("0")
+    page.get_by_label("Number of a chunk").press("Enter")
+    page.get_by_text("chunk 0 (").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(1_500)  # for the figures to be painted
 
 
-def main(path: Path) -> None:
+def main(folder_of_pictures: Path) -> None:
     """Run the job shops in a thread and photograph them."""
     started: queue.Queue[str] = queue.Queue()
 
@@ -79,8 +99,7 @@ def main(path: Path) -> None:
         run.start()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(CHROMIUM_OPTIONS))
-            page = browser.new_page(viewport={"width": 1280, "height": 800}, device_scale_factor=1)
-            take(page, started.get(timeout=120), path)
+            take(browser, started.get(timeout=120), folder_of_pictures)
             browser.close()
         run.join()
         close_local_clusters()
