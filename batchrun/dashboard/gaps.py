@@ -19,7 +19,7 @@ from batchrun.resources import format_seconds
 
 __all__ = ["Gaps"]
 
-_SHORTEST: Final = 10.0
+_SHORTEST: Final = 1.0
 """Seconds that the axis shows at least."""
 _ROOM: Final = 0.08
 """Of the height of the curves, what is left free above and below them."""
@@ -53,8 +53,9 @@ class Gaps:
         plot.varea("time", "bound", "objective", source=self._area, fill_color=ANSWER, fill_alpha=0.14)
         plot.line("time", "bound", source=steps, color=BOUND, line_width=1.5, line_dash=[5, 3])
         plot.line("time", "objective", source=steps, color=ANSWER, line_width=2)
-        # What the hover finds, once where a step has two corners.
-        points = plot.scatter("time", "objective", source=self._curves, size=5, alpha=0)
+        # Dots, since a solve that was heard of once has no line; the hover finds them.
+        points = plot.scatter("time", "objective", source=self._curves, size=4, color=ANSWER)
+        plot.scatter("time", "bound", source=self._curves, size=4, color=BOUND)
         facts = [("after", "after"), ("answer", "said"), ("bound", "proved"), ("gap", "gap")]
         hover(plot, points, facts, mode="vline")
         elapsed_axis(plot)

@@ -215,7 +215,7 @@ class Page:
                 **_ROW,
             ),
             row(
-                self._card(row(self._title("Chunk"), self._number, **_ROW), self._story),
+                self._card(row(self._title("Chunk"), self._number, sizing_mode="stretch_width"), self._story),
                 **_ROW,
             ),
             row(

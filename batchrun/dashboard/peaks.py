@@ -68,8 +68,6 @@ class Peaks:
             text_font=value(FONT),
             text_font_size="11px",
             y_offset=-2,
-            background_fill_color="#ffffff",
-            background_fill_alpha=0.8,
         )
         hover(plot, dots, [("", "what"), ("outcome", "outcome"), ("peak memory", "used")])
         elapsed_axis(plot)

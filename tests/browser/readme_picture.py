@@ -47,8 +47,8 @@ def weeks() -> pd.DataFrame:
 
 
 LOOKS = {
-    "dashboard": {"viewport": {"width": 1280, "height": 1180}},
-    "dashboard-dark": {"viewport": {"width": 1280, "height": 1180}, "color_scheme": "dark"},
+    "dashboard": {"viewport": {"width": 1280, "height": 1420}},
+    "dashboard-dark": {"viewport": {"width": 1280, "height": 1420}, "color_scheme": "dark"},
     "dashboard-narrow": {"viewport": {"width": 390, "height": 1400}},
 }
 """The names of the pictures, and how wide and in which light the page is."""
@@ -76,6 +76,7 @@ def wait_for_the_middle(page: Page, address: str) -> None:
     page.get_by_label("Number of a chunk").fill("0")
     page.get_by_label("Number of a chunk").press("Enter")
     page.get_by_text("chunk 0 (").first.wait_for(timeout=60_000)
+    page.evaluate("() => scrollTo(0, 0)")
     page.wait_for_timeout(1_500)  # for the figures to be painted
 
 
