@@ -255,6 +255,17 @@ class TestThePage:
             page.update()
             assert page.run_id == shown
 
+    def test_says_that_the_store_cannot_be_read(self) -> None:
+        class Away(Recorded):
+            def trouble(self) -> str:
+                return f"no such host {EVIL}"
+
+        board = Board()
+        board.take(told("r", "running"))
+        page = Page(board, archive=Away)
+        page.update()
+        assert "The store cannot be read now: no such host &lt;script&gt;" in written(page)
+
     def test_says_where_stories_are_without_a_store(self) -> None:
         page = Page(Board(), archive=lambda: None)
         page.choose_chunk(None)
@@ -279,6 +290,7 @@ class Recorded:
     def view(self, run_id: str) -> None: ...
     def why(self, run_id: str) -> None: ...
     def story(self, run_id: str, chunk: int) -> None: ...
+    def work(self, run_id: str) -> None: ...
 
     def trouble(self) -> str:
         return ""

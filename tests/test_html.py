@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+from bokeh.plotting import figure
 
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
 from batchrun.outcome import Outcome
 from batchrun.render.best_answers import StoppedSolve, stopped_solves
 from batchrun.render.gap_curve import MOST_CURVES, gap_curves, steps_of
 from batchrun.render.html import render_html, write_html
-from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, columns_of, timeline
+from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, columns_of, embedded, timeline
 from tests.stopped_run import history, stopped_run
 
 if TYPE_CHECKING:
@@ -403,3 +404,10 @@ def test_the_plot_of_many_attempts_is_small():
 
 def test_a_run_without_attempts_has_no_plot():
     assert timeline(attempts(0), None) is None
+
+
+def test_a_report_is_drawn_while_a_page_of_this_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bokeh.io.doc._PATCHED_CURDOCS", [lambda: None])
+    script, [body] = embedded([figure()])
+    assert "<script" in script
+    assert "<div" in body

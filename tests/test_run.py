@@ -346,6 +346,7 @@ def test_a_resumed_run_tries_what_failed_and_nothing_else(here):
 
     picky_pipeline = Pipeline("picky", split=by_rows(4), stages=[Stage(picky, retry=NO_RETRY)])
     first = run(picky_pipeline)
+    [failed] = first.failures["first_chunk"]
     (here / "mended").touch()
 
     resumed = resume_run(first.run_id, pipeline=picky_pipeline, cluster="inline", progress=False)
@@ -356,7 +357,7 @@ def test_a_resumed_run_tries_what_failed_and_nothing_else(here):
     pd.testing.assert_frame_equal(resumed.results(), TABLE)
     tries = resumed.attempts.groupby("chunk")["attempt"].agg(list)
     assert sorted(tries.tolist()) == [[1]] * 8 + [[1, 2]]
-    assert tries[first.failures["first_chunk"].iloc[0]] == [1, 2]
+    assert tries[failed] == [1, 2]
 
 
 @pytest.mark.usefixtures("here")

@@ -39,10 +39,18 @@ _CARD: Final = {
 }
 
 
-def open_page(board: Board, scheduler: Any, extra: dict[str, Any], doc: Any) -> None:
+def open_page(
+    board: Board,
+    scheduler: Any,
+    extra: dict[str, Any],
+    doc: Any,
+    *,
+    opened: Callable[[Any, Any], object] = lambda doc, callback: None,
+) -> None:
     """Fill *doc* with a page that shows *board*, in the frame of Dask's own pages.
 
-    *extra* holds what the template of that frame needs.
+    *extra* holds what the template of that frame needs; *opened* is called with the document and the callback
+    that keeps it up to date.
     """
     request = getattr(doc.session_context, "request", None)
     wanted = _argument(request, "run")
@@ -52,7 +60,7 @@ def open_page(board: Board, scheduler: Any, extra: dict[str, Any], doc: Any) -> 
     frame.surround(doc, extra, within_dask=scheduler is not None)
     page.follow_scheme(doc)
     page.update()
-    doc.add_periodic_callback(without_property_validation(page.update), _REFRESH_MS)
+    opened(doc, doc.add_periodic_callback(without_property_validation(page.update), _REFRESH_MS))
 
 
 class Page:
@@ -129,7 +137,7 @@ class Page:
         why = archive.why(run_id) if archive is not None else None
         self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now, why or "")
-        self._which.text = panels.which(view, len(listed))
+        self._which.text = panels.which(view, len(listed), self._trouble(archive))
         self._outcomes.text = panels.outcomes(view)
         self._slots.text = panels.slots(view.message)
         self._failures.text = panels.failures(view.message)
@@ -149,6 +157,10 @@ class Page:
         self._workers.visible = self._memory.visible = archive is not None
         if work is not None:
             self._peaks.update(work.attempts, work.asked, work.started)
+
+    def _trouble(self, archive: Archive | None) -> str:
+        """Why the store cannot be read; a chunk that is not there says so in its own place."""
+        return archive.trouble() if archive is not None and self.chunk is None else ""
 
     @property
     def _figures(self) -> tuple[Any, ...]:

@@ -104,11 +104,16 @@ def _timing(view: RunView, now: float) -> str:
     return f"{format_seconds(elapsed) if elapsed else '0 s'}{hint}"
 
 
-def which(view: RunView, runs: int) -> str:
-    """The id of the run, and how many there are to choose from."""
+def which(view: RunView, runs: int, trouble: str = "") -> str:
+    """The id of the run, how many there are to choose from, and why the store cannot be read, if so."""
     run_id = escape(view.message.run_id)
     many = f"{runs} runs · " if runs > 1 else ""
-    return f'<div class="b clip quiet" title="{run_id}">{many}<code>{run_id}</code></div>'
+    alarm = (
+        f'<div class="b alarm" role="alert">The store cannot be read now: {escape(trouble)}</div>'
+        if trouble
+        else ""
+    )
+    return f'<div class="b clip quiet" title="{run_id}">{many}<code>{run_id}</code></div>{alarm}'
 
 
 def outcomes(view: RunView) -> str:

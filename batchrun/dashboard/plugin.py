@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -35,6 +37,7 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
     def __init__(self) -> None:
         self.board = Board()
         """The runs so far."""
+        self._pages: weakref.WeakKeyDictionary[Any, Any] | None = None
 
     def start(self, scheduler: Scheduler) -> None:
         """Add the page to the scheduler's HTTP server, if that has a dashboard, and metrics to its others."""
@@ -47,8 +50,9 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
 
         from batchrun.dashboard.page import open_page
 
+        self._pages = weakref.WeakKeyDictionary()
         page = BokehApplication(
-            {f"/{PAGE}": functools.partial(open_page, self.board)},
+            {f"/{PAGE}": functools.partial(open_page, self.board, opened=self._pages.__setitem__)},
             scheduler,
             prefix=dashboard.prefix,
             template_variables=_link(scheduler),
@@ -59,8 +63,11 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         page.start()
 
     async def close(self) -> None:
-        """The scheduler ends."""
+        """The scheduler ends; pages that are open still show what they have."""
         metrics.hide(self.board)
+        for doc, callback in list((self._pages or {}).items()):
+            with contextlib.suppress(ValueError):  # the tab was closed meanwhile
+                doc.remove_periodic_callback(callback)
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Take in what a run says of itself."""

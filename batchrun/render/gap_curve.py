@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchrun.outcome import Outcome
 from batchrun.progress import describe_gap
 from batchrun.render.best_answers import StoppedSolve
-from batchrun.render.timeline import INK, quiet, time_scale
+from batchrun.render.timeline import INK, embedded, quiet, time_scale
 from batchrun.resources import format_seconds
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def gap_curves(solves: Sequence[StoppedSolve], incumbents: pd.DataFrame) -> Curv
             break
     if not drawn:
         return None
-    from bokeh.embed import components
     from markupsafe import Markup
 
-    script, bodies = components(tuple(_figure(steps) for _, steps in drawn))
+    script, bodies = embedded([_figure(steps) for _, steps in drawn])
     curves = [
         Curve(solve, _caption(solve), Markup(body))  # noqa: S704  Bokeh escapes what it embeds
         for (solve, _), body in zip(drawn, bodies, strict=True)

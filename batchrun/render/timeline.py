@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-__all__ = ["INK", "Plot", "bars_of", "columns_of", "lane_labels", "quiet", "time_scale", "timeline"]
+__all__ = [
+    "INK",
+    "Plot",
+    "bars_of",
+    "columns_of",
+    "embedded",
+    "lane_labels",
+    "quiet",
+    "time_scale",
+    "timeline",
+]
 
 MOST_BARS = 5_000
 """Bars in the plot."""
@@ -64,15 +74,27 @@ def timeline(attempts: pd.DataFrame, started: float | None) -> Plot | None:
     """
     if attempts.empty:
         return None
-    from bokeh.embed import components
     from bokeh.resources import Resources
     from markupsafe import Markup
 
     bars, lanes, note = bars_of(attempts, started)
-    script, body = components(_figure(bars, lanes))
+    script, [body] = embedded([_figure(bars, lanes)])
     library = Resources(mode="inline", components=["bokeh"], minified=True).render_js()
     # Bokeh escapes the data that it embeds; the library is its own.
     return Plot(Markup(library), Markup(body), Markup(script), note)  # noqa: S704
+
+
+def embedded(figures: Sequence[Any]) -> tuple[str, Sequence[str]]:
+    """The script that draws Bokeh figures, and the place of each, as HTML."""
+    from bokeh.document import Document
+    from bokeh.embed import components
+
+    # Else Bokeh looks for a current document, which may be one that a page of this process just gave up.
+    document = Document()
+    for figure in figures:
+        document.add_root(figure)
+    script, bodies = components(tuple(figures))
+    return script, bodies
 
 
 def bars_of(

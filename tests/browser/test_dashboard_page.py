@@ -220,7 +220,7 @@ def test_running_chunks_and_the_parts_of_one_that_was_cut_are_shown(bare, tab):
     client.log_event(TOPIC, message.as_dict())
     tab.goto(address)
     await_codes(tab, f"codes.join() == '{WAITING},{SUCCEEDED},{FAILED},{WAITING}'")
-    expect(tab.get_by_text(evil, exact=True)).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text(evil, exact=True).first).to_be_visible(timeout=PATIENCE)
     expect(tab.get_by_text("40 % · gap 3.2 % · 1 GiB").first).to_be_visible(timeout=PATIENCE)
     expect(tab.get_by_text("cut into parts")).to_be_visible(timeout=PATIENCE)
 

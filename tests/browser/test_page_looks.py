@@ -196,7 +196,8 @@ def test_without_dasks_frame_the_page_has_its_colours_in_bokehs(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed.dashboard.components.scheduler", None)
     doc = Document()
     frame.surround(doc, {"prefix": "/here"})
-    html = file_html(Div(text="a page"), template=doc.template, template_variables=doc.template_variables)
+    doc.add_root(Div(text="a page"))
+    html = file_html(doc, template=doc.template, template_variables=doc.template_variables)
     for part in ("--br-card: #ffffff", 'name="viewport"', "<main>"):
         assert html.count(part) == 1
 
