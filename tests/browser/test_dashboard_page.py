@@ -141,8 +141,8 @@ def test_a_run_is_followed_to_its_end_on_a_page_that_other_pages_lead_to(
     await_codes(tab, "codes.every(c => c > 1)")
     expect(tab.get_by_text("partial", exact=True).first).to_be_visible(timeout=PATIENCE)
     assert shown(tab).count(SUCCEEDED) == 9
-    expect(tab.get_by_text("90 solved")).to_be_visible(timeout=PATIENCE)
-    expect(tab.get_by_text("10 quarantined")).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("90 solved").first).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("10 quarantined").first).to_be_visible(timeout=PATIENCE)
     assert (report.rows_solved, report.rows_quarantined) == (90, 10)
     assert tab.screenshot() != before
     # What a stage says in an error is text.
@@ -172,15 +172,15 @@ def test_a_cluster_that_was_there_before_gets_the_page_too(background, dask_proc
     tab.goto(seen[0])
     await_codes(tab, "codes.length == 10 && codes.every(c => c == 2)")
     run_pipeline(plain, rows, **options)
-    expect(tab.get_by_text("2 runs ·")).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("2 runs ·").first).to_be_visible(timeout=PATIENCE)
     tab.locator("select").select_option(index=1)
     await_codes(tab, "codes.length == 10 && codes.every(c => c == 2)")
 
 
 def test_before_the_first_run_it_says_how_to_start_one(bare, tab):
     tab.goto(bare[1])
-    expect(tab.get_by_text("No run yet")).to_be_visible(timeout=PATIENCE)
-    expect(tab.get_by_text("batchrun submit")).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("No run yet").first).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("batchrun submit").first).to_be_visible(timeout=PATIENCE)
 
 
 def test_no_name_that_a_user_chose_runs_as_a_script(bare, tab):
@@ -222,7 +222,7 @@ def test_running_chunks_and_the_parts_of_one_that_was_cut_are_shown(bare, tab):
     await_codes(tab, f"codes.join() == '{WAITING},{SUCCEEDED},{FAILED},{WAITING}'")
     expect(tab.get_by_text(evil, exact=True).first).to_be_visible(timeout=PATIENCE)
     expect(tab.get_by_text("40 % · gap 3.2 % · 1 GiB").first).to_be_visible(timeout=PATIENCE)
-    expect(tab.get_by_text("cut into parts")).to_be_visible(timeout=PATIENCE)
+    expect(tab.get_by_text("cut into parts").first).to_be_visible(timeout=PATIENCE)
 
 
 def settled(chunks: np.ndarray, codes: np.ndarray | int) -> dict[str, bytes]:
