@@ -389,14 +389,20 @@ def read_plan(folder: RunFolder) -> PlannedChunks:
     waves = 0
     for path in _waves(folder):
         table = load(Stored(path, rows=-1, nbytes=-1))
-        columns["start"].append(table.column("start").to_numpy())
-        columns["stop"].append(table.column("stop").to_numpy())
-        no_parts = np.full(table.num_rows, NO_PARENT, np.int64)
-        has_parts = "parent" in table.column_names
-        columns["parent"].append(table.column("parent").to_numpy() if has_parts else no_parts)
+        columns["start"] += _numbers(table.column("start"))
+        columns["stop"] += _numbers(table.column("stop"))
+        if "parent" in table.column_names:
+            columns["parent"] += _numbers(table.column("parent"))
+        else:
+            columns["parent"].append(np.full(table.num_rows, NO_PARENT, np.int64))
         waves += 1
     starts, stops, parents = (np.concatenate(arrays) for arrays in columns.values())
     return PlannedChunks(starts, stops, parents, waves)
+
+
+def _numbers(column: pa.ChunkedArray) -> list[Integers]:
+    """A column of integers without gaps as arrays; Arrow's own ``to_numpy`` would import pandas."""
+    return [np.asarray(np.from_dlpack(part), np.int64) for part in column.chunks]
 
 
 def _waves(folder: RunFolder) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import batchrun
+from batchrun import Pipeline, RetryPolicy, Stage, by_rows, run_pipeline
 
 PUBLIC = [
     "BatchrunError",
@@ -135,3 +136,19 @@ def test_a_run_is_queued_and_looked_at_without_what_it_takes_to_drive_it(tmp_pat
         modules = loaded_modules(COMMAND.format(folder=str(tmp_path), arguments=arguments))
         assert "batchrun.store.runs" in modules
         assert not modules & (heavy | driving), arguments
+
+
+def test_a_run_that_failed_is_shown_without_pandas(here: Path):
+    def refuse(chunk: pd.DataFrame) -> pd.DataFrame:
+        raise ValueError("no")
+
+    stage = Stage(refuse, retry=RetryPolicy(attempts=1))
+    run_pipeline(
+        Pipeline("refused", split=by_rows(1), stages=[stage]),
+        pd.DataFrame({"x": range(2)}),
+        cluster="inline",
+        progress=False,
+    )
+    modules = loaded_modules(COMMAND.format(folder=str(here), arguments=["show", "last"]))
+    assert "batchrun.store.failures" in modules
+    assert not modules & {"dask", "distributed", "pandas"}
