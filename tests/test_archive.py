@@ -208,15 +208,47 @@ class TestTheShelf:
         board.take(told(report.run_id, "running"))
         shelf = Shelf(board, lambda: archive)
         assert until(lambda: shelf.view(report.run_id, 1_100.0)).message.state == "partial"
-        [line] = shelf.listed()
+        [line] = shelf.listed(1_100.0)
         assert line.state is RunState.PARTIAL
+
+    def test_takes_the_store_for_a_run_that_ended_and_was_queued_again(self, archive: StoreArchive) -> None:
+        report = ran(8)
+        with RunStore(load_settings().store_url) as store:
+            store.take_over(report.run_id).update(state=RunState.QUEUED, ended=None)
+        until(archive.runs)
+        board = Board(clock=lambda: 1_000.0)
+        board.take(told(report.run_id, "partial"))
+        shelf = Shelf(board, lambda: archive)
+        assert shelf.view(report.run_id, 1_010.0) is board.get(report.run_id)
+        assert until(lambda: shelf.view(report.run_id, 1_100.0)).message.state == "queued"
+        [line] = shelf.listed(1_100.0)
+        assert line.state is RunState.QUEUED
+
+    def test_why_is_asked_in_a_thread_and_not_where_the_page_is_drawn(
+        self, archive: StoreArchive, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        report, here = ran(8), threading.get_ident()
+        asked: list[int] = []
+
+        class Slow(RunReport):
+            def __init__(self, store_url: str, run_id: str) -> None:
+                asked.append(threading.get_ident())
+                super().__init__(store_url, run_id)
+
+        monkeypatch.setattr("batchrun.archive.stored.RunReport", Slow)
+        until(lambda: archive.why(report.run_id))
+        assert asked
+        assert here not in asked
 
     def test_lists_runs_of_both(self, archive: StoreArchive) -> None:
         report = ran(8)
         until(archive.runs)
         board = Board()
         board.take(told("another", "running", started=time.time() + 60))
-        assert [line.run_id for line in Shelf(board, lambda: archive).listed()] == ["another", report.run_id]
+        assert [line.run_id for line in Shelf(board, lambda: archive).listed(time.time())] == [
+            "another",
+            report.run_id,
+        ]
 
     def test_shows_a_run_that_waits_by_its_record(self, archive: StoreArchive) -> None:
         report = ran(8)

@@ -89,7 +89,10 @@ class StoreArchive:
 
     def why(self, run_id: str) -> str | None:
         """Why a run stands as it does."""
-        return self._errands.latest(("why", run_id), RunReport(self._store_url, run_id).why, every=WHY_EVERY)
+        question = ("why", run_id)
+        return self._errands.latest(
+            question, lambda: RunReport(self._store_url, run_id).why(), every=WHY_EVERY
+        )
 
     def story(self, run_id: str, chunk: int) -> ChunkStory | None:
         """What lies behind one chunk."""

@@ -125,7 +125,7 @@ class Page:
     def update(self) -> None:
         """Bring the page up to date with the board and the archive."""
         now, archive = self._clock(), self._archive()
-        listed = self._shelf.listed()
+        listed = self._shelf.listed(now)
         run_id = self._selected(listed)
         view = self._shelf.view(run_id, now) if run_id else None
         if view is None:
@@ -189,7 +189,7 @@ class Page:
 
     def _chosen(self, attribute: str, old: str, new: str) -> None:
         if not self._filling:
-            newest = self._shelf.listed()[:1]
+            newest = self._shelf.listed(self._clock())[:1]
             self._wanted = "" if newest and newest[0].run_id == new else new
             self.update()
 

@@ -34,8 +34,8 @@ def serve(host: str, port: int, ready: Callable[[str, Callable[[], None]], objec
     from batchrun.dashboard.page import open_page
 
     page = Application(FunctionHandler(functools.partial(open_page, Board(), None, {"prefix": "/"})))
-    taken = _listen(host, port)
     try:
+        taken = _listen(host, port)
         names = {*_NAMES, host}
         server = Server(
             {"/batchrun": page},

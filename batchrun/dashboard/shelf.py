@@ -29,27 +29,25 @@ class Shelf:
         self._archive = archive
         self._stood: dict[str, tuple[RunLine, RunView]] = {}
 
-    def listed(self) -> list[RunLine]:
-        """All runs, newest first."""
+    def listed(self, now: float) -> list[RunLine]:
+        """All runs, newest first, as they are at *now*, in seconds since the epoch."""
         archive = self._archive()
         stored = (archive.runs() if archive is not None else None) or ()
         lines = {line.run_id: line for line in stored}
         for view in self._board.newest_first():
             told = _line(view)
             known = lines.get(told.run_id)
-            if known is None or not known.state.ended:
+            if known is None or (_is_told(view, known, now) and not known.state.ended):
                 lines[told.run_id] = told if known is None else _newer(known, told)
         return sorted(lines.values(), key=lambda line: line.created, reverse=True)
 
     def view(self, run_id: str, now: float) -> RunView | None:
         """A run as the page draws it; None if nobody knows of it."""
         archive, told = self._archive(), self._board.get(run_id)
-        if told is not None and (archive is None or told.message.ended or now - told.heard <= SILENT_AFTER):
-            return told
         if archive is None:
-            return None
+            return told
         line = next((line for line in archive.runs() or () if line.run_id == run_id), None)
-        if line is None:
+        if line is None or (told is not None and _is_told(told, line, now)):
             return told
         followed = archive.view(run_id)
         if followed is not None and (followed.message.ended or line.state is RunState.RUNNING):
@@ -62,6 +60,11 @@ class Shelf:
         if known is None or known[0] != line:
             self._stood = {line.run_id: (line, RunView(_message(line), time.time()))}
         return self._stood[line.run_id][1]
+
+
+def _is_told(view: RunView, stored: RunLine, now: float) -> bool:
+    """Whether what a run told last is what counts: it is fresh, or the run has ended for good."""
+    return now - view.heard <= SILENT_AFTER or (view.message.ended and stored.state.ended)
 
 
 def title_of(line: RunLine) -> str:
