@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchrun.errors import ResultError
-from batchrun.render.account import chunks_line, conservation, list_outcomes, stage_accounts
+from batchrun.render.account import attempts_line, chunks_line, conservation, count, stage_accounts
 from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ __all__ = ["ColumnDifference", "Comparison", "Line", "ResultDifference", "compar
 
 _NOTHING = "-"
 """Stands for what one of the two has not."""
+_MOST_FAILURES = 3
+"""Distinct failures that are told of a run."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ def _asked(first: RunReport, second: RunReport) -> tuple[Line, ...]:
             "input fingerprint": str(report.input.get("fingerprint", "")),
             "cluster": str(report.cluster),
         }
+        said |= {
+            f"{stage.name}: limits of time": stage.time_limits
+            for stage in stage_accounts(report)
+            if stage.time_limits
+        }
         said |= {f"parameter {name}": repr(value) for name, value in report.params.items()}
         said |= {f"setting {setting['key']}": setting["value"] for setting in report.settings}
         return said | {f"version of {name}": version for name, version in report.versions.items()}
@@ -131,16 +138,24 @@ def _asked(first: RunReport, second: RunReport) -> tuple[Line, ...]:
 
 def _outcome(first: RunReport, second: RunReport) -> tuple[Line, ...]:
     def of(report: RunReport) -> dict[str, str]:
-        attempts = {outcome.value: number for outcome, number in report.counts.attempts.items()}
         return {
             "state": report.state.value,
             "rows": conservation(report),
             "chunks": chunks_line(report),
-            "attempts": f"{sum(attempts.values()):,}: {list_outcomes(attempts)}",
+            "attempts": attempts_line(report),
             "error": str(report.error) if report.error else _NOTHING,
+            "failures": _failures(report),
         }
 
     return _lines(of(first), of(second))
+
+
+def _failures(report: RunReport) -> str:
+    """What most chunks were given up for."""
+    kinds = report.failure_kinds
+    said = [f"{one.error_type}: {one.error} ({count(one.chunks, 'chunk')})" for one in kinds[:_MOST_FAILURES]]
+    more = len(kinds) - len(said)
+    return "; ".join([*said, f"and {count(more, 'other error')}"] if more else said) or _NOTHING
 
 
 def _times(first: RunReport, second: RunReport) -> tuple[Line, ...]:

@@ -15,9 +15,12 @@ from batchrun.data.ordered import read_in_order
 from batchrun.data.results import ResultSet
 from batchrun.data.table import Stored, to_frame
 from batchrun.errors import RunFailedError, RunNotFoundError
-from batchrun.outcome import ErrorRecord, RunState
+from batchrun.outcome import ErrorRecord, Outcome, RunState
 from batchrun.plan import read_plan
+from batchrun.resources import WorkerKind
+from batchrun.sizing import Advice, RunUse, advise
 from batchrun.store.artifacts import RunFolder
+from batchrun.store.event_record import EventKind
 from batchrun.store.records import FailureKind, RunCounts, SettledChunks, StageFigures
 from batchrun.store.runs import RunRecord, RunStore
 from batchrun.store.turns import is_under_way, read_turns
@@ -342,6 +345,22 @@ class RunReport:
         with RunStore(self._store_url) as store:
             return store.figures(self.run_id)
 
+    @cached_property
+    def workers(self) -> Sequence[WorkerKind]:
+        """The workers that its latest session began with, by kind; empty if that was not recorded."""
+        return [WorkerKind(**kind) for kind in self._began.get("workers", ())]
+
+    @cached_property
+    def sizing(self) -> Sequence[Advice]:
+        """What to ask for next time, by what was asked for and what was used; nothing while it runs, or where
+        the numbers support nothing."""
+        if not self.state.ended:
+            return ()
+        chunks = sum(self.counts.chunks.values())
+        ended_well = self.state in (RunState.SUCCEEDED, RunState.PARTIAL)
+        whole = ended_well and not self._began.get("resumed", True)
+        return advise(RunUse.of(self.record, self.figures, self.workers, chunks, whole=whole))
+
     def outcomes_of(self, chunk: int) -> list[str]:
         """The outcome of a chunk, or those of its parts if it was cut, as ``chunks`` has them."""
         plan = read_plan(self._files)
@@ -367,6 +386,12 @@ class RunReport:
         which one it was."""
         with RunStore(self._store_url) as store:
             return log_text(store.logs(self.run_id, chunk))
+
+    def logged(self, most: int) -> Sequence[tuple[int, Outcome]]:
+        """Chunks that have a log and did not end well, and how each ended: those without a result first, then
+        those that were stopped with a solution; *most* at most."""
+        with RunStore(self._store_url) as store:
+            return store.logged(self.run_id, most)
 
     def why(self, chunk: int | None = None) -> str:
         """Why the run, or one chunk of it, stands where it stands, in a sentence or two.
@@ -427,6 +452,13 @@ class RunReport:
         return text
 
     # Inside
+
+    @cached_property
+    def _began(self) -> Mapping[str, Any]:
+        """What was told when its latest session began."""
+        with RunStore(self._store_url) as store:
+            event = store.events.last(self.run_id, EventKind.RUN_STARTED)
+        return event.data if event else {}
 
     @property
     def _files(self) -> RunFolder:

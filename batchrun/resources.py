@@ -17,10 +17,12 @@ __all__ = [
     "MEMORY",
     "Demand",
     "Worker",
+    "WorkerKind",
     "check_demands",
     "describe_workers",
     "format_bytes",
     "format_seconds",
+    "kinds_of",
     "parse_bytes",
     "parse_seconds",
     "summarize_workers",
@@ -231,6 +233,49 @@ class Worker:
         return f"{self.name} ({self.shape})"
 
 
+@dataclass(frozen=True)
+class WorkerKind:
+    """Workers of one group and shape."""
+
+    group: str
+    """The group; empty if they have no names that tell one."""
+    count: int
+    """How many there are."""
+    threads: int
+    """Tasks that each can run at once."""
+    memory: int
+    """Bytes that tasks on each may ask for together."""
+    tags: Mapping[str, float] = field(default_factory=dict)
+    """Resource tags and the quantity of each that one worker has."""
+
+    def slots(self, demand: Demand) -> int:
+        """How many tasks with this demand all of them can run at once, when idle."""
+        return self.count * self._one.slots(demand)
+
+    @property
+    def _one(self) -> Worker:
+        return Worker("", self.group, self.threads, self.memory, self.tags)
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.group or 'worker'} ({self._one.shape})"
+
+
+def kinds_of(workers: Iterable[Worker]) -> list[WorkerKind]:
+    """The workers, those of one group and shape together.
+
+    >>> [str(kind) for kind in kinds_of(Worker("", f"standard-{n}", 1, 2**30) for n in range(2))]
+    ['2 × standard (1 thread, MEMORY: 1 GiB)']
+    """
+    kinds = Counter(
+        (worker.group, worker.threads, worker.memory, tuple(sorted(worker.tags.items())))
+        for worker in workers
+    )
+    return [
+        WorkerKind(group, count, threads, memory, dict(tags))
+        for (group, threads, memory, tags), count in kinds.items()
+    ]
+
+
 def check_demands(demands: Mapping[str, Demand], workers: Sequence[Worker]) -> None:
     """Refuse stages, by name, that no worker could run even when idle.
 
@@ -250,8 +295,7 @@ def describe_workers(workers: Iterable[Worker]) -> str:
     >>> describe_workers(Worker("", f"standard-{n}", 1, 2**30) for n in range(2))
     '2 × standard (1 thread, MEMORY: 1 GiB)'
     """
-    kinds = Counter(f"{worker.group or 'worker'} ({worker.shape})" for worker in workers)
-    return ", ".join(f"{count} × {kind}" for kind, count in kinds.items()) or "no worker at all"
+    return ", ".join(map(str, kinds_of(workers))) or "no worker at all"
 
 
 def summarize_workers(workers: Iterable[Worker]) -> str:

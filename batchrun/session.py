@@ -32,7 +32,7 @@ from batchrun.forecast import Forecast, forecast
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
 from batchrun.recording import describe_stages
-from batchrun.resources import Demand, Worker, format_bytes
+from batchrun.resources import Demand, Worker, format_bytes, kinds_of
 from batchrun.runner import Runner, RunnerSettings, SharedSlots
 from batchrun.selection import Rerun
 from batchrun.store.artifacts import RunFolder
@@ -122,6 +122,7 @@ class Session:
             heartbeat=started,
             driver=driver_name(),
             cluster=self.executor.description,
+            workers=kinds_of(self.executor.workers()),
             stages=describe_stages(self.pipeline, self.memory_from),
             **kept,
         )

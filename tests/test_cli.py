@@ -55,6 +55,13 @@ COMMANDS = (
     "doctor",
 )
 
+
+def as_a_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    line = [sys.executable, "-m", "batchrun", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, **environment}, timeout=60)
+
+
 MODULE = """\
 import time
 import pandas as pd
@@ -281,6 +288,30 @@ class TestLooking:
         assert said.code == 0
         assert said.out.split() == ["r.html", "r.xlsx"]
         assert (project / "r.html").exists()
+
+    def test_at_the_report_opens_it_in_the_browser_that_is_there(self, project, submit):
+        submit("work:double", "--json")
+        browser = project / "browser"
+        browser.write_text(f'#!/bin/sh\necho "$1" > {project}/opened\n')
+        browser.chmod(0o700)
+
+        said = as_a_process("report", "last", "--open", BROWSER=str(browser))
+
+        page = Path(said.stdout.strip())
+        assert said.returncode == 0
+        assert (project / "opened").read_text().strip() == page.absolute().as_uri()
+        assert page.read_text(encoding="utf-8").startswith("<!")
+
+    def test_at_the_report_says_so_where_there_is_no_browser(self, project, submit):
+        submit("work:double", "--json")
+
+        said = as_a_process("report", "last", "--excel", "r.xlsx", "--open", BROWSER="", DISPLAY="", PATH="")
+
+        html, excel = said.stdout.split()
+        assert said.returncode == 0
+        assert Path(html).exists()
+        assert excel == "r.xlsx"
+        assert f"no browser here; open {html}" in " ".join(said.stderr.split())
 
     def test_at_pipelines_lists_them_with_what_they_are_for(self, batchrun):
         said = batchrun("pipelines", "work", "--json")

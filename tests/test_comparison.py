@@ -56,7 +56,20 @@ def test_what_was_asked_for_and_what_came_of_it_is_told():
     assert found["split"] == ("by_rows(5)", "by_rows(10)")
     assert found["state"] == ("succeeded", "partial")
     assert found["rows"][1] == "50 rows in = 49 solved + 1 quarantined + 0 cancelled"
+    assert found["failures"] == ("-", "ValueError: a bad row (1 chunk)")
+    assert found["attempts"] == ("10: 10 succeeded", "11: 7 succeeded, 4 failed")
     assert not {"pipeline", "input fingerprint", "setting store"} & set(found)
+
+
+def test_limits_of_time_are_asked_for_too():
+    def limited(stop_after: str) -> RunReport:
+        stage = Stage(solve, name="solve", stop_after=stop_after)
+        return run_pipeline(
+            Pipeline("scores", split=by_rows(50), stages=[stage]), ROWS, cluster="inline", progress=False
+        )
+
+    found = differing(compare(limited("1min"), limited("2min")))
+    assert found["solve: limits of time"] == ("stop_after 1 min", "stop_after 2 min")
 
 
 def test_results_are_compared_row_by_row_however_they_were_cut():

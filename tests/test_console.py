@@ -325,6 +325,14 @@ def test_the_summary_counts_stopped_solves_and_names_the_most_memory(tmp_path: P
     assert max(len(line) for line in summary.splitlines()) <= 80
 
 
+def test_the_details_say_what_to_ask_for_next_time_within_80_columns(tmp_path: Path):
+    shown = screen(terminal=False)
+    console.print_details(stopped_run(tmp_path), console=shown)
+    printed = text_of(shown)
+    assert "next time solve: 4 of 44 attempts passed 2 GiB" in " ".join(printed.split())
+    assert max(len(line) for line in printed.splitlines()) <= 80
+
+
 def test_the_details_of_a_run_that_goes_on_show_what_runs_and_what_waits(tmp_path: Path):
     shown = screen(terminal=False, width=100)
     live = LiveState(

@@ -21,6 +21,7 @@ from batchrun.render.excel import write_excel
 from tests.stopped_run import stopped_run
 
 ZURICH = "Europe/Zurich"
+MARKUP = "<r><t>a</t></is></c><c r='Z1'><f>1+1</f><v>2</v></c><c r='AA1' t='inlineStr'><is></r>"
 FORMULA = '=HYPERLINK("http://example.org","x")'
 
 
@@ -36,7 +37,8 @@ def solve(chunk: pd.DataFrame) -> pd.DataFrame:
             "arrived": pd.Series([at] * len(chunk)).dt.as_unit("us"),
             "formula": FORMULA,
             "link": "https://example.org",
-            "control": "a\x00b\x1b",
+            "control": "a\x00b\x1b\ufffe",
+            "markup": MARKUP,
             "nested": [{"machine": 1, "parts": [1, 2]}] * len(chunk),
             "kind": pd.Categorical(["a"] * len(chunk)),
         }
@@ -102,6 +104,10 @@ def test_nothing_from_a_user_becomes_a_formula_or_a_link(book: openpyxl.Workbook
                 assert cell.hyperlink is None
     assert columns(book, "results")["formula"][0] == FORMULA
     assert columns(book, "quarantine")["error_message"][0] == FORMULA
+
+
+def test_what_looks_like_markup_of_the_workbook_is_a_text_like_any_other(book: openpyxl.Workbook):
+    assert columns(book, "results")["markup"][0] == MARKUP
 
 
 def test_nested_values_are_json_and_categories_their_values(book: openpyxl.Workbook):
@@ -210,13 +216,16 @@ def test_the_workbook_is_a_whole_zip_archive(report: RunReport, tmp_path: Path):
 @pytest.mark.parametrize(
     ("array", "expected"),
     [
+        (pa.array([0], pa.timestamp("ns", ZURICH)).dictionary_encode(), [dt.datetime(1970, 1, 1)]),
+        (pa.array([10**7], pa.date32()), ["29349-01-26"]),
+        (pa.array([float("nan"), float("-inf")]), [None, "-inf"]),
         (pa.array([1, 2**60, None]), [1, str(2**60), None]),
         (pa.array([Decimal("1.50"), Decimal("12345678901234567.89")]), [1.5, "12345678901234567.89"]),
         (pa.array([dt.date(2026, 1, 31), dt.date(1850, 1, 1)]), [dt.date(2026, 1, 31), "1850-01-01"]),
         (pa.array([dt.time(8, 30)]), [dt.time(8, 30)]),
         (
             pa.array([dt.timedelta(hours=30), dt.timedelta(seconds=-5)]),
-            [dt.timedelta(hours=30), "-1 day, 23:59:55"],
+            [dt.timedelta(hours=30), "-0:00:05"],
         ),
         (pa.array([1_000_000_001], pa.timestamp("ns")), [dt.datetime(1970, 1, 1, 0, 0, 1)]),
         (pa.array([dt.datetime(1850, 1, 1)]), ["1850-01-01 00:00:00"]),
@@ -241,6 +250,13 @@ def test_a_text_too_long_for_a_cell_is_cut_and_says_so():
     cell = column_of("x", pa.string()).cells(pa.array(["x" * 40_000]))[0]
     assert isinstance(cell, str)
     assert len(cell) == 32_767
+    assert cell.endswith("(cut)")
+
+
+def test_a_text_is_as_long_as_excel_counts_it():
+    cell = column_of("x", pa.string()).cells(pa.array(["\U0001f600" * 20_000]))[0]
+    assert isinstance(cell, str)
+    assert 32_760 < len(cell.encode("utf-16-le")) // 2 <= 32_767
     assert cell.endswith("(cut)")
 
 

@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 from bokeh.plotting import figure
 
-from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
+from batchrun import RunReport
 from batchrun.outcome import Outcome
 from batchrun.render.best_answers import StoppedSolve, stopped_solves
 from batchrun.render.gap_curve import MOST_CURVES, gap_curves, steps_of
 from batchrun.render.html import render_html, write_html
 from batchrun.render.timeline import MOST_BARS, MOST_LANES, bars_of, columns_of, embedded, timeline
+from tests.large_run import large_run
+from tests.scored_run import scored_run
 from tests.stopped_run import history, stopped_run
 
 if TYPE_CHECKING:
@@ -26,14 +28,6 @@ if TYPE_CHECKING:
 
 
 SCRIPT = "</script><script>window.harmed=1</script><img src=x onerror=window.harmed=1>"
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class Text(HTMLParser):
@@ -61,33 +55,14 @@ class Text(HTMLParser):
         return " ".join(" ".join(self.parts).split())
 
 
-def a_run(folder: Path, *, rows: int = 50, mark: str = "") -> RunReport:
-    """Ten chunks of five rows, with a bad row in the second; *mark* goes into all that a user names."""
-
-    def solve(chunk: pd.DataFrame, *, label: str = f"a label{mark}") -> pd.DataFrame:
-        if (chunk["value"] == 7).any():
-            raise ValueError(f"a bad row{mark}")
-        return chunk.assign(**{f"label{mark}": label})
-
-    stage = Stage(solve, name=f"solve{mark}", retry=RetryPolicy(attempts=1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return run_pipeline(
-            Pipeline("scores", split=by_rows(5), stages=[stage]),
-            pd.DataFrame({"value": range(rows), f"note{mark}": "x"}),
-            cluster="inline",
-            progress=False,
-        )
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return render_html(a_run(tmp_path_factory.mktemp("html")))
+    return render_html(scored_run(tmp_path_factory.mktemp("html")))
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return render_html(a_run(tmp_path_factory.mktemp("hostile"), mark=SCRIPT))
+    return render_html(scored_run(tmp_path_factory.mktemp("hostile"), mark=SCRIPT))
 
 
 def test_the_page_states_the_law_of_conservation(page: str):
@@ -175,6 +150,18 @@ def test_attempts_that_failed_say_what_was_done_about_it(stopped: RunReport):
     assert "42 chunks: 32 succeeded, 8 stopped with solution, 1 failed, 1 timed out" in text
 
 
+def test_what_was_asked_for_stands_beside_what_was_used_with_what_to_do(stopped: RunReport):
+    text = Text(render_html(stopped)).text
+    assert "clean not measured none" in text
+    assert "Next time solve 4 of 44 attempts passed 2 GiB: ask for 3GiB or more" in text
+
+
+def test_the_page_of_a_large_run_is_small(tmp_path: Path):
+    page = render_html(large_run(tmp_path, 100_000))
+    assert len(page.encode()) < 3_000_000
+    assert "4,000 failed" in page
+
+
 def test_logs_of_chunks_that_did_not_end_well_are_folded_away_and_cut_short(stopped: RunReport):
     html = render_html(stopped)
     logs = re.findall(r'<details class="log">.*?</details>', html, re.DOTALL)
@@ -196,7 +183,7 @@ def test_the_page_loads_nothing(page: str):
 
 
 def test_empty_parts_say_so(tmp_path: Path):
-    text = Text(render_html(a_run(tmp_path, rows=0))).text
+    text = Text(render_html(scored_run(tmp_path, rows=0))).text
     for part in (
         "The result has no rows.",
         "Nothing was tried.",
@@ -221,7 +208,7 @@ def test_a_log_a_message_or_a_traceback_can_add_no_script(stopped: RunReport, tm
 
 def test_the_file_appears_whole_at_the_path_and_the_path_is_given_back(tmp_path: Path):
     path = tmp_path / "out" / "scores.html"
-    assert write_html(a_run(tmp_path), path) == path
+    assert write_html(scored_run(tmp_path), path) == path
     assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert [found.name for found in path.parent.iterdir()] == ["scores.html"]
 

@@ -5,33 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from batchrun import Pipeline, RunReport, Stage, by_rows, run_pipeline
 from batchrun.cli import app
-from batchrun.retry import RetryPolicy
+from tests.scored_run import scored_run
 
 HOSTILE = "<script>alert(1)</script> | [x](http://evil) @team ```` # ` *b*"
-
-
-def a_run(folder: Path, mark: str = "", rows: int = 50) -> RunReport:
-    def solve(chunk: pd.DataFrame, *, label: str = f"a label{mark}") -> pd.DataFrame:
-        if (chunk["value"] == 7).any():
-            raise ValueError(f"a bad row{mark}")
-        return chunk.assign(**{f"label{mark}": label})
-
-    stage = Stage(solve, name=f"solve{mark}", retry=RetryPolicy(attempts=1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return run_pipeline(
-            Pipeline("scores", split=by_rows(5), stages=[stage]),
-            pd.DataFrame({"value": range(rows), f"note{mark}": f"x{mark}"}),
-            cluster="inline",
-            progress=False,
-        )
 
 
 def tokens(text: str) -> list[Any]:
@@ -44,7 +25,7 @@ def tokens(text: str) -> list[Any]:
 
 
 def test_the_law_what_ran_and_what_failed_are_told(tmp_path: Path):
-    report = a_run(tmp_path)
+    report = scored_run(tmp_path)
     text = report.to_markdown()
     assert text.startswith("### 49 of 50 rows solved in ")
     assert "**50 rows in = 49 solved + 1 quarantined + 0 cancelled**" in text
@@ -56,14 +37,14 @@ def test_the_law_what_ran_and_what_failed_are_told(tmp_path: Path):
 
 
 def test_a_run_without_failures_says_nothing_of_them(tmp_path: Path):
-    text = a_run(tmp_path, rows=5).to_markdown()
+    text = scored_run(tmp_path, rows=5).to_markdown()
     assert text.startswith("### All 5 rows solved in ")
     assert "Traceback" not in text
     assert "failure" not in text
 
 
 def test_what_users_write_is_code_and_nothing_else(tmp_path: Path):
-    text = a_run(tmp_path, mark=HOSTILE).to_markdown()
+    text = scored_run(tmp_path, mark=HOSTILE).to_markdown()
     plain, code = [], []
     for token in tokens(text):
         if token.type in ("code_inline", "fence"):
@@ -77,7 +58,7 @@ def test_what_users_write_is_code_and_nothing_else(tmp_path: Path):
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_header(tmp_path: Path):
-    text = a_run(tmp_path, mark=HOSTILE).to_markdown()
+    text = scored_run(tmp_path, mark=HOSTILE).to_markdown()
     parser = MarkdownIt("commonmark").enable("table")
     widths: list[list[int]] = []
     for token in parser.parse(text):
@@ -93,7 +74,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_header(tmp_path: Path):
 
 def test_the_command_prints_it_and_it_is_written_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    report = a_run(tmp_path)
+    report = scored_run(tmp_path)
     said = CliRunner().invoke(app, ["report", "last", "--markdown"], catch_exceptions=False).output
     assert said == report.to_markdown(tmp_path / "report.md")
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == said
@@ -101,6 +82,6 @@ def test_the_command_prints_it_and_it_is_written_where_asked(tmp_path: Path, mon
 
 def test_with_files_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    a_run(tmp_path)
+    scored_run(tmp_path)
     asked = ["report", "last", "--markdown", "--html", "report.html"]
     assert "use it alone" in str(CliRunner().invoke(app, asked).exception)

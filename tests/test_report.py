@@ -161,6 +161,21 @@ def test_results_that_do_not_fit_one_table_are_an_error_that_the_page_tells(here
     assert "do not fit one table: column &#39;y&#39; is int64" in page
 
 
+def test_the_workbook_says_why_where_results_do_not_fit_one_table(here: Path):
+    clash = run_pipeline(
+        clashing, pd.DataFrame({"x": range(4)}), split=by_rows(2), cluster="inline", progress=False
+    )
+    book = openpyxl.load_workbook(write_excel(clash, here / "clash.xlsx"))
+    assert "'y' is int64" in str(book["results"]["B3"].value)
+    assert len(list(book["chunks"].iter_rows())) == 3
+
+
+def test_the_workers_that_a_run_began_with_are_known(report: RunReport):
+    [kind] = report.workers
+    assert (kind.group, kind.count, kind.threads) == ("inline", 1, 1)
+    assert report.sizing == []
+
+
 def test_a_file_that_is_gone_is_named(report: RunReport):
     for segment in Path(report.folder).rglob("segment-*.arrow"):
         segment.unlink()

@@ -44,7 +44,8 @@ def full_document(report: RunReport) -> dict[str, Any]:
     running = [asdict(chunk) for chunk in live.running] if live else []
     for chunk in running:
         del chunk["log"]  # `batchrun logs` has it
-    return {**document(report), "running": running, "why": report.why()}
+    sizing = [asdict(one) for one in report.sizing]
+    return {**document(report), "running": running, "why": report.why(), "sizing": sizing}
 
 
 def failure_document(record: RunRecord, failures: RunFailures | None) -> dict[str, Any]:

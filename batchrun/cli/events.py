@@ -183,6 +183,8 @@ def event_line(event: EventRecord) -> str:
 def _parts(data: Mapping[str, Any]) -> Iterator[str]:
     """What an event says, a few words each."""
     for name, value in data.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            continue  # too much for a line; --json has it
         if isinstance(value, dict):
             yield f"{name} {' + '.join(f'{number} {what}' for what, number in value.items())}"
         elif isinstance(value, list):

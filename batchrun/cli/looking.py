@@ -162,7 +162,7 @@ def report(
 ) -> None:
     """Write the report of a run.
 
-    It goes into the run's folder as HTML unless told otherwise.
+    It goes into the run's folder as HTML unless told otherwise. Where there is no browser, --open says so.
     """
     found = _report_of(run, cluster, override)
     if markdown:
@@ -170,14 +170,14 @@ def report(
             raise UsageError("--markdown prints the report and writes no file; use it alone")
         typer.echo(found.to_markdown(), nl=False)
         return
-    written = write_report(found, html, excel, always=excel is None)
+    written = write_report(found, html, excel, always=excel is None or open_it)
     if as_json:
         console.print_json({**document(found), **written})
     else:
         for path in written.values():
             typer.echo(path)
-    if open_it and written.get("report"):
-        typer.launch(Path(written["report"]).absolute().as_uri())
+    if open_it:
+        _open_in_browser(Path(written["report"]).absolute())
 
 
 @app.command(
@@ -203,6 +203,14 @@ def compare(
         console.print_json(asdict(found))
     else:
         console.print_comparison(found, everything=everything)
+
+
+def _open_in_browser(page: Path) -> None:
+    """Show a file in the browser of this machine; say so if it has none, for the file is there anyway."""
+    import webbrowser
+
+    if not webbrowser.open(page.as_uri()):
+        console.print_note(f"there is no browser here; open {page} in one")
 
 
 def _report_of(run: str, cluster: str | None, override: list[str] | None) -> RunReport:

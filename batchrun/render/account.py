@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from batchrun.outcome import Outcome, RunState
+from batchrun.outcome import Cause, Outcome, RunState
 from batchrun.render.wording import describe_stopped
 from batchrun.resources import Demand, format_seconds
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
+    from batchrun.resources import WorkerKind
     from batchrun.store.records import StageFigures
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "moment",
     "peak_memory",
     "queue_lines",
+    "sizing_lines",
     "stage_accounts",
     "standing",
     "state_color",
@@ -39,6 +41,9 @@ __all__ = [
 
 CUT = "cut"
 """What ``report.chunks`` calls the outcome of a chunk whose parts took its place."""
+
+TIME_LIMITS = {"stop_after": Cause.DEADLINE, "timeout": Cause.TIMEOUT}
+"""The limits of time that a stage may have, and why an attempt that reached one ended."""
 
 STATE_COLORS: Mapping[RunState, str] = {
     RunState.QUEUED: "#8a94a3",
@@ -150,8 +155,12 @@ def queue_lines(report: RunReport) -> list[tuple[str, str]]:
 
 def demand_of(stage: Mapping[str, Any]) -> str:
     """What a stage of ``report.stages`` takes from its worker, for people."""
-    demand = Demand(int(stage.get("memory") or 0), stage.get("resources") or {})
+    demand = _demand(stage)
     return f"{demand} (auto)" if stage.get("memory_from") else str(demand)
+
+
+def _demand(stage: Mapping[str, Any]) -> Demand:
+    return Demand(int(stage.get("memory") or 0), stage.get("resources") or {})
 
 
 def moment(seconds: float | None) -> str:
@@ -198,6 +207,12 @@ class StageAccount:
     """Rows that the attempts with a result were given."""
     rows_out: int
     """Rows that they gave back."""
+    at_once: int = 0
+    """How many of it the workers could run at a time; 0 if the workers are not known."""
+    time_limits: str = ""
+    """Its limits of time, in words; empty if it has none."""
+    limits_reached: str = ""
+    """How many attempts reached which of them, in words; empty if none did."""
 
 
 def stage_accounts(report: RunReport) -> list[StageAccount]:
@@ -207,10 +222,12 @@ def stage_accounts(report: RunReport) -> list[StageAccount]:
     for name in figures:
         # Attempts may name a stage that the pipeline has not, as when its code could not be loaded.
         named.setdefault(name, {"name": name})
-    return [_account(stage, figures.get(name)) for name, stage in named.items()]
+    return [_account(stage, figures.get(name), report.workers) for name, stage in named.items()]
 
 
-def _account(stage: Mapping[str, Any], figures: StageFigures | None) -> StageAccount:
+def _account(
+    stage: Mapping[str, Any], figures: StageFigures | None, workers: Sequence[WorkerKind]
+) -> StageAccount:
     return StageAccount(
         name=str(stage["name"]),
         demand=demand_of(stage),
@@ -224,13 +241,29 @@ def _account(stage: Mapping[str, Any], figures: StageFigures | None) -> StageAcc
         peak_memory=figures.peak_memory if figures else None,
         rows_in=figures.rows_in if figures else 0,
         rows_out=figures.rows_out if figures else 0,
+        at_once=sum(kind.slots(_demand(stage)) for kind in workers),
+        time_limits=", ".join(
+            f"{limit} {format_seconds(stage[limit])}" for limit in TIME_LIMITS if stage.get(limit)
+        ),
+        limits_reached=", ".join(
+            f"{limit} by {count(figures.causes[cause], 'attempt')}"
+            for limit, cause in TIME_LIMITS.items()
+            if figures and figures.causes.get(cause)
+        ),
     )
+
+
+def sizing_lines(report: RunReport, most: int) -> list[str]:
+    """What to ask for next time, a sentence each; the last one says so if there are more than *most*."""
+    lines = [str(one) for one in report.sizing]
+    left = len(lines) - most
+    return lines if left <= 0 else [*lines[:most], f"… and {left:,} more; the reports have them all"]
 
 
 def work_line(report: RunReport) -> str:
     """How long all stages took together, on how many workers."""
     busy = format_seconds(sum(stage.seconds for stage in report.figures))
-    workers = frozenset[str]().union(*(stage.workers for stage in report.figures))
+    workers = frozenset[str]().union(*(stage.by_worker for stage in report.figures))
     return f"{busy} in stages on {count(len(workers), 'worker')}"
 
 

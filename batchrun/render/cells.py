@@ -104,6 +104,8 @@ def python_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
     from pyarrow import types
 
     kind = array.type
+    if types.is_dictionary(kind):
+        array, kind = array.cast(kind.value_type), kind.value_type
     if types.is_timestamp(kind):
         # Not by to_pylist: it needs the time zone's data, and refuses nanoseconds without pandas.
         array = array.cast(pa.timestamp(kind.unit)) if kind.tz else array
@@ -112,11 +114,13 @@ def python_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
         target = pa.duration("us")
     elif types.is_time64(kind):
         target = pa.time64("us")
+    elif types.is_date(kind):
+        target = kind
     else:
         return list(array.to_pylist())
     # Nanoseconds lose digits, and may; coarser units may not fit, and must not wrap around.
     try:
-        return list(array.cast(target, safe=kind.unit != "ns").to_pylist())
+        return list(array.cast(target, safe=getattr(kind, "unit", "") != "ns").to_pylist())
     except (OverflowError, ValueError, pa.ArrowInvalid):
         return list(pc.cast(array, pa.string()).to_pylist())
 
@@ -148,12 +152,16 @@ def _datetime(value: dt.datetime | str) -> Cell:
     return value if value.year >= FIRST_YEAR else value.isoformat(sep=" ")
 
 
-def _date(value: dt.date) -> Cell:
+def _date(value: dt.date | str) -> Cell:
+    if isinstance(value, str):
+        return value
     return value if value.year >= FIRST_YEAR else value.isoformat()
 
 
 def _duration(value: dt.timedelta | str) -> Cell:
-    return value if isinstance(value, dt.timedelta) and value >= dt.timedelta(0) else str(value)
+    if isinstance(value, str) or value >= dt.timedelta(0):
+        return value
+    return f"-{-value}"
 
 
 def _nested(value: Any) -> Cell:
@@ -166,4 +174,15 @@ def _text(value: Any) -> Cell:
 
 def clip(text: str) -> str:
     """The text, cut where a cell ends."""
-    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - len(CUT)] + CUT
+    if _units(text) <= MOST_CHARACTERS:
+        return text
+    most = MOST_CHARACTERS - len(CUT)
+    units = text[:most].encode("utf-16-le", "replace")[: 2 * most]
+    return units.decode("utf-16-le", "ignore") + CUT
+
+
+def _units(text: str) -> int:
+    """The length of a text as Excel counts it, which takes what lies beyond U+FFFF for two characters."""
+    if len(text) <= MOST_CHARACTERS // 2 or text.isascii():
+        return len(text)
+    return len(text.encode("utf-16-le", "replace")) // 2

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from batchrun.data.files import write_atomically
+from batchrun.errors import ResultError
 from batchrun.outcome import Outcome
 from batchrun.render.account import (
     advice,
@@ -68,8 +69,13 @@ def write_excel(report: RunReport, path: str | Path, *, rows_per_sheet: int = RO
         _Workbook(file, waiting, rows_per_sheet) as book,
     ):
         book.add_facts("summary", f"{report.pipeline}: {headline(report)}", _summary(report))
-        results = report.batches()
-        book.add_stream("results", results.schema, results)
+        try:
+            results = report.batches()
+        except ResultError as error:
+            reason = [("Why", clip(str(error)))]
+            book.add_facts("results", "The results of the chunks do not fit one table", reason)
+        else:
+            book.add_stream("results", results.schema, results)
         book.add_frame("chunks", report.chunks, formats=OWN_FORMATS, colored="outcome")
         book.add_frame("attempts", _with_moments(report.attempts), formats=OWN_FORMATS, colored="outcome")
         if len(report.incumbents):
@@ -91,6 +97,7 @@ class _Workbook:
             {
                 "constant_memory": True,
                 "tmpdir": waiting,
+                "use_zip64": True,
                 "strings_to_formulas": False,
                 "strings_to_urls": False,
                 "strings_to_numbers": False,
@@ -126,7 +133,7 @@ class _Workbook:
 
     def add_facts(self, name: str, title: str, facts: Iterable[tuple[str, str]]) -> None:
         """A sheet of a title, and labels with their values."""
-        sheet = self._book.add_worksheet(name)
+        sheet = self._add_sheet(name)
         sheet.hide_gridlines(2)
         sheet.set_column(0, 0, 22)
         sheet.set_column(1, 1, 100)
@@ -143,7 +150,7 @@ class _Workbook:
         *formats* has number formats of columns by name; the column *colored* holds outcomes, which get their
         colours.
         """
-        table = table_of(frame)
+        table = table_of(frame.iloc[:, :COLUMNS_PER_SHEET])
         columns = [column_of(field.name, field.type) for field in table.schema]
         columns = [
             replace(column, number_format=(formats or {}).get(column.header, column.number_format))
@@ -179,8 +186,13 @@ class _Workbook:
         sheet.finish()
 
     def _sheet(self, name: str, columns: Sequence[Column], marked: int | None) -> _Sheet:
-        sheet = self._book.add_worksheet(name)
+        sheet = self._add_sheet(name)
         return _Sheet(sheet, columns, self._header, self._format, self._colors, marked)
+
+    def _add_sheet(self, name: str) -> Any:
+        from batchrun.render.plain_sheet import PlainSheet
+
+        return self._book.add_worksheet(name, worksheet_class=PlainSheet)
 
     def _format(self, number_format: str) -> Any:
         """The cell format of a number format, made once."""
@@ -210,7 +222,7 @@ class _Sheet:
         self._widths = [max(column.width, len(column.header) + 3) for column in columns]
         sheet.freeze_panes(1, 0)
         for at, column in enumerate(columns):
-            sheet.write_string(0, at, column.header, header)
+            sheet.write_string(0, at, clip(column.header), header)
 
     def write(self, values: Sequence[Cell]) -> None:
         """Write the next row."""
@@ -263,6 +275,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     for stage in stage_accounts(report):
         took = f"{count(stage.attempts, 'attempt')}, {format_seconds(stage.seconds)} in all"
         facts.append((f"Stage {stage.name}", f"needs {stage.demand}; {took}"))
+    facts += [("Next time", str(one)) for one in report.sizing]
     facts += [(f"Version of {name}", str(version)) for name, version in report.versions.items()]
     if report.error is not None:
         facts.append(("Error", f"{report.error}\n\n{report.error.traceback}".rstrip()))

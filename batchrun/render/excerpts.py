@@ -16,8 +16,6 @@ MOST_CHUNKS = 20
 """Chunks whose logs the page has."""
 MOST_CHARACTERS = 8 * 2**10
 """Characters of the log of one chunk."""
-MOST_LOOKS = 60
-"""Chunks that are looked at for a log, at most: not every stage says something."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,10 @@ class Excerpt:
 
 def excerpts(report: RunReport) -> list[Excerpt]:
     """The logs of the chunks that failed, then of those that were stopped with a solution."""
-    found: list[Excerpt] = []
-    for chunk, outcome in _interesting(report)[:MOST_LOOKS]:
-        text = report.logs(chunk)
-        if text.strip():
-            found.append(Excerpt(chunk, outcome, shorten(text.rstrip(), MOST_CHARACTERS)))
-        if len(found) == MOST_CHUNKS:
-            break
-    return found
+    return [
+        Excerpt(chunk, outcome, shorten(report.logs(chunk).rstrip(), MOST_CHARACTERS))
+        for chunk, outcome in report.logged(MOST_CHUNKS)
+    ]
 
 
 def shorten(text: str, most: int) -> str:
@@ -55,14 +49,3 @@ def shorten(text: str, most: int) -> str:
     head = most // 4
     tail = most - head
     return f"{text[:head]}\n… {len(text) - most:,} characters left out …\n{text[-tail:]}"
-
-
-def _interesting(report: RunReport) -> list[tuple[int, Outcome]]:
-    known = {outcome.value: outcome for outcome in Outcome}
-    plain = (Outcome.SUCCEEDED, Outcome.CANCELLED)
-    chunks = [
-        (int(chunk), known[name])
-        for chunk, name in zip(report.chunks["chunk"], report.chunks["outcome"].astype(str), strict=True)
-        if name in known and known[name] not in plain
-    ]
-    return sorted(chunks, key=lambda item: item[1].solved)

@@ -73,7 +73,7 @@ class Portion:
 
 @dataclass(frozen=True)
 class Gauge:
-    """The memory that a stage used, beside what it may use."""
+    """What a stage used, beside what it asked for."""
 
     stage: StageAccount
     """The stage."""
@@ -116,7 +116,9 @@ def render_html(report: RunReport) -> str:
         facts=_facts(report),
         params=[(name, json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()],
         stages=[(stage, histogram) for stage, histogram in _stages(report)],
-        gauges=[_gauge(stage) for stage in stage_accounts(report) if stage.peak_memory is not None],
+        gauges=[_gauge(stage) for stage in stage_accounts(report)],
+        unmeasured=any(stage.peak_memory is None for stage in stage_accounts(report)),
+        sizing=report.sizing,
         chunks=_chunk_portions(standing(report)),
         chunks_line=chunks_line(report),
         plot=plot,

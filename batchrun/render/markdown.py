@@ -48,6 +48,7 @@ def render_markdown(report: RunReport) -> str:
         f"**{conservation(report)}**",
         table(("", ""), _facts(report)),
         _stages(report),
+        *_sizing(report),
         *_failures(report),
         *_results(report),
     ]
@@ -126,6 +127,12 @@ def _stages(report: RunReport) -> str:
     ]
     header = ("stage", "needs", "attempts", "failed", "median", "longest", "peak memory")
     return table(header, rows, right=range(2, 7))
+
+
+def _sizing(report: RunReport) -> list[str]:
+    """What to ask for next time; users chose the subjects, and only these."""
+    lines = [f"- {code(advice.subject)}: {advice.text}" for advice in report.sizing]
+    return ["Next time:", "\n".join(lines)] if lines else []
 
 
 def _failures(report: RunReport) -> list[str]:

@@ -23,6 +23,7 @@ from batchrun.render.account import (
     moment,
     peak_memory,
     queue_lines,
+    sizing_lines,
     stage_accounts,
     state_color,
     stopped_line,
@@ -73,6 +74,10 @@ MOST_FAILURES = 3
 """Distinct failures that a summary shows; the reports have all."""
 MOST_OF_AN_ERROR = 200
 """Characters of an error that a line of a table shows."""
+MOST_ADVICE = 2
+"""Things to ask for otherwise that the details show; the reports have all."""
+MOST_OF_ADVICE = 400
+"""Characters of one of them."""
 MOST_RUNNING = 20
 """Running chunks that the details show."""
 
@@ -166,6 +171,7 @@ def summary(report: RunReport, files: Sequence[str] = ()) -> Group:
 def details(report: RunReport) -> Group:
     """All that ``show`` tells of a run: the summary, what ran on what, the stages, and what runs now."""
     from rich.console import Group
+    from rich.padding import Padding
     from rich.text import Text
 
     facts = _facts()
@@ -193,6 +199,10 @@ def details(report: RunReport) -> Group:
             format_seconds(stage.seconds),
         )
     blocks: list[RenderableType] = [summary(report), Text(), facts, Text(), table]
+    lines = sizing_lines(report, MOST_ADVICE)
+    if lines:
+        blocks += [Text(), Text("next time", style="bold")]
+        blocks += [Padding(Text(one_line(line, MOST_OF_ADVICE)), (0, 0, 0, 2)) for line in lines]
     live = report.live
     if live is not None:
         blocks += [Text(), *_live_block(live, time.time())]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from batchrun.outcome import Incumbent, Outcome, relative_gap
+from batchrun.outcome import Cause, Incumbent, Outcome, relative_gap
 from batchrun.store import schema
-from batchrun.store.records import StageFigures
+from batchrun.store.records import StageFigures, WorkerTime
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["SOLVED", "figures", "frame", "incumbents", "sample", "tries"]
+
+Kind = TypeVar("Kind", Outcome, Cause)
 
 AT_A_TIME = 20_000
 """Rows that are Python objects at a time."""
@@ -110,17 +113,21 @@ def figures(connection: sa.Connection, run_id: str) -> tuple[StageFigures, ...]:
         sa.select(
             table.c.stage,
             table.c.outcome,
+            table.c.cause,
             table.c.worker,
             sa.func.count().label("attempts"),
+            sa.func.count(table.c.peak_memory).label("measured"),
             total(table.c.seconds).label("seconds"),
             most(table.c.seconds).label("longest"),
             most(table.c.peak_memory).label("peak"),
             total(table.c.rows_in).label("rows_in"),
             total(table.c.rows_out).label("rows_out"),
+            sa.func.min(table.c.started).label("began"),
+            most(table.c.started + table.c.seconds).label("ended"),
             sa.func.min(table.c.id).label("first"),
         )
         .where(schema.of_run(table, run_id))
-        .group_by(table.c.stage, table.c.outcome, table.c.worker)
+        .group_by(table.c.stage, table.c.outcome, table.c.cause, table.c.worker)
         .order_by("first")
     )
     groups: dict[str, list[sa.Row[Any]]] = {}
@@ -170,7 +177,7 @@ def sample(
 def _figures_of(
     connection: sa.Connection, run_id: str, stage: str, rows: Sequence[sa.Row[Any]]
 ) -> StageFigures:
-    """One stage, from its attempts by outcome and worker."""
+    """One stage, from its attempts by outcome, cause and worker."""
     attempts = sum(row.attempts for row in rows)
     solved = [row for row in rows if row.outcome in SOLVED]
     table = schema.attempts
@@ -190,8 +197,29 @@ def _figures_of(
         peak_memory=max((row.peak for row in rows if row.peak is not None), default=None),
         rows_in=int(sum(row.rows_in for row in solved)),
         rows_out=int(sum(row.rows_out for row in solved)),
-        workers=frozenset(row.worker for row in rows),
+        outcomes=_attempts_by((Outcome(row.outcome), row.attempts) for row in rows),
+        causes=_attempts_by((Cause(row.cause), row.attempts) for row in rows if row.cause),
+        longest_solved=max((row.longest for row in solved), default=0.0),
+        measured=sum(row.measured for row in rows),
+        by_worker=_by_worker(rows),
     )
+
+
+def _attempts_by(counted: Iterable[tuple[Kind, int]]) -> dict[Kind, int]:
+    numbers: Counter[Kind] = Counter()
+    for kind, attempts in counted:
+        numbers[kind] += attempts
+    return dict(numbers)
+
+
+def _by_worker(rows: Sequence[sa.Row[Any]]) -> dict[str, WorkerTime]:
+    times: dict[str, WorkerTime] = {}
+    for row in rows:
+        known = times.get(row.worker, WorkerTime(0.0, row.began, row.ended))
+        times[row.worker] = WorkerTime(
+            known.seconds + row.seconds, min(known.first, row.began), max(known.last, row.ended)
+        )
+    return times
 
 
 def _read(

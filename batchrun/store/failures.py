@@ -12,7 +12,7 @@ from batchrun.store import schema
 from batchrun.store.attempts import SOLVED
 from batchrun.store.records import FailureKind, RunFailures
 
-__all__ = ["failures", "kinds"]
+__all__ = ["failures", "kinds", "logged"]
 
 _GIVEN_UP = [outcome.value for outcome in Outcome if not outcome.solved and outcome is not Outcome.CANCELLED]
 
@@ -90,6 +90,43 @@ def kinds(connection: sa.Connection, run_id: str) -> tuple[FailureKind, ...]:
         .order_by(alike.c.chunks.desc(), alike.c.chunk)
     )
     return tuple(map(_kind, connection.execute(query)))
+
+
+def logged(connection: sa.Connection, run_id: str, most: int) -> list[tuple[int, Outcome]]:
+    """Chunks that have a log and did not end well, and how their last attempt with one ended.
+
+    Those without a result come first, also if the run ended before they were given up, then those that were
+    stopped with a solution; *most* at most.
+    """
+    attempts, chunks, logs = schema.attempts, schema.chunks, schema.logs
+    number = schema.number_of(run_id)
+    told = sa.and_(
+        logs.c.run == attempts.c.run,
+        logs.c.chunk == attempts.c.chunk,
+        logs.c.stage == attempts.c.stage,
+        logs.c.attempt == attempts.c.attempt,
+    )
+    settled = sa.and_(chunks.c.run == attempts.c.run, chunks.c.chunk == attempts.c.chunk)
+    last = (
+        sa.select(sa.func.max(attempts.c.id).label("id"))
+        .select_from(attempts.join(logs, told).outerjoin(chunks, settled))
+        .where(
+            attempts.c.run == number,
+            attempts.c.outcome != schema.succeeded,
+            attempts.c.outcome != Outcome.CANCELLED.value,
+            sa.func.coalesce(chunks.c.outcome, "") != Outcome.SUCCEEDED.value,
+        )
+        .group_by(attempts.c.chunk)
+        .subquery()
+    )
+    stopped = sa.case((attempts.c.outcome.in_(SOLVED), 1), else_=0)
+    query = (
+        sa.select(attempts.c.chunk, attempts.c.outcome)
+        .join(last, last.c.id == attempts.c.id)
+        .order_by(stopped, attempts.c.chunk)
+        .limit(most)
+    )
+    return [(chunk, Outcome(outcome)) for chunk, outcome in connection.execute(query)]
 
 
 def _kind(row: sa.Row[Any]) -> FailureKind:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from batchrun.outcome import ErrorRecord, Outcome, RunState, relative_gap
+from batchrun.outcome import Cause, ErrorRecord, Outcome, RunState, relative_gap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "SettledChunks",
     "StageFigures",
     "StoredRun",
+    "WorkerTime",
 ]
 
 
@@ -360,6 +361,18 @@ class StoredRun:
 
 
 @dataclass(frozen=True)
+class WorkerTime:
+    """When one worker was at one stage."""
+
+    seconds: float
+    """Seconds of its attempts together."""
+    first: float
+    """When the first of them began, in seconds since the epoch."""
+    last: float
+    """When the last of them ended."""
+
+
+@dataclass(frozen=True)
 class StageFigures:
     """What one stage took, over all attempts of a run."""
 
@@ -383,8 +396,16 @@ class StageFigures:
     """Rows that the attempts with a result were given."""
     rows_out: int
     """Rows that they gave back."""
-    workers: frozenset[str]
-    """The workers that tried it."""
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict)
+    """How many attempts there are of each outcome that occurs."""
+    causes: Mapping[Cause, int] = field(default_factory=dict)
+    """How many attempts there are of each cause that occurs; most end by themselves and have none."""
+    longest_solved: float = 0.0
+    """Seconds of the longest attempt with a result; 0 without any."""
+    measured: int = 0
+    """Attempts whose peak memory is known."""
+    by_worker: Mapping[str, WorkerTime] = field(default_factory=dict)
+    """The workers that tried it, by name."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from batchrun.errors import RunNotFoundError, near_miss
-from batchrun.outcome import RunState
+from batchrun.outcome import Outcome, RunState
 from batchrun.store import attempts as attempts_of
 from batchrun.store import chunks as chunks_of
 from batchrun.store import failures as failures_of
@@ -244,6 +244,12 @@ class RunStore:
         """What the chunks of a run were given up for, the commonest first."""
         with self._begin() as connection:
             return failures_of.kinds(connection, run_id)
+
+    def logged(self, run_id: str, most: int) -> Sequence[tuple[int, Outcome]]:
+        """Chunks of a run that have a log and did not end well, and how each ended: those without a result
+        first, then those that were stopped with a solution; *most* at most."""
+        with self._begin() as connection:
+            return failures_of.logged(connection, run_id, most)
 
     def throughput(self, run_id: str, since: float, width: float) -> Sequence[tuple[int, int, int]]:
         """What a session of a run settled over time.

@@ -18,6 +18,7 @@ from batchrun.store.live import LiveState
 from batchrun.store.requests import CancelRequest
 
 if TYPE_CHECKING:
+    from batchrun.resources import WorkerKind
     from batchrun.store.database import Database
     from batchrun.store.records import SettledChunks
 
@@ -64,7 +65,12 @@ class RunWriter:
             _update(connection, run, changes)
 
     def reopen(
-        self, again: Sequence[int] | None = None, settled: SettledChunks | None = None, **changes: Any
+        self,
+        again: Sequence[int] | None = None,
+        settled: SettledChunks | None = None,
+        *,
+        workers: Sequence[WorkerKind] | None = None,
+        **changes: Any,
     ) -> None:
         """Begin a session: chunks that run again are no longer settled, and fields of the run change.
 
@@ -74,6 +80,7 @@ class RunWriter:
         Args:
             again: The numbers of the chunks that run again; None for all without a result.
             settled: Chunks that have their outcome from now on.
+            workers: The workers that the session begins with; None if nobody needs to know.
             changes: Fields of the run, by the names of RunRecord.
         """
         chunks = schema.chunks
@@ -92,8 +99,14 @@ class RunWriter:
             if settled is not None:
                 commit.upsert_chunks(connection, run, settled)
             _update(connection, run, changes)
-            cluster = changes.get("cluster", "")
-            tell(connection, EventKind.RUN_STARTED, run=run, resumed=resumed, cluster=cluster)
+            tell(
+                connection,
+                EventKind.RUN_STARTED,
+                run=run,
+                resumed=resumed,
+                cluster=changes.get("cluster", ""),
+                workers=None if workers is None else [asdict(kind) for kind in workers],
+            )
 
     def commit(
         self,

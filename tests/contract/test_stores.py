@@ -16,7 +16,7 @@ from batchrun.errors import LeaseLostError, RunNotFoundError, StoreError
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent
 from batchrun.store import schema
 from batchrun.store.live import LiveState, RunningChunk
-from batchrun.store.records import ChunkLog, RunCounts, RunFailures, SettledChunks
+from batchrun.store.records import ChunkLog, RunCounts, RunFailures, SettledChunks, WorkerTime
 from batchrun.store.runs import RunStore, SettledChunk
 from batchrun.store.writer import RunWriter
 from tests.opened_together import do_together
@@ -320,7 +320,9 @@ def test_outcomes_are_counted(url):
 def test_figures_of_a_stage_are_over_all_its_attempts(url):
     with RunStore(url) as store:
         store.create(record())
-        failed = replace(attempt(9, Outcome.FAILED), seconds=4.0, worker="w2", peak_memory=70)
+        failed = replace(
+            attempt(9, Outcome.FAILED), seconds=4.0, worker="w2", peak_memory=70, cause=Cause.ERROR
+        )
         writer(store, "delays-1").commit([failed], NONE, [pack(0, 4, seconds=1.0)])
         [figures] = store.figures("delays-1")
 
@@ -328,7 +330,39 @@ def test_figures_of_a_stage_are_over_all_its_attempts(url):
     assert (figures.median, figures.longest) == (1.0, 4.0)
     assert (figures.rows_in, figures.rows_out) == (12, 8)
     assert (figures.median_peak, figures.peak_memory) == (70, 70)
-    assert figures.workers == {"standard-0", "w2"}
+    assert figures.outcomes == {Outcome.SUCCEEDED: 4, Outcome.FAILED: 1}
+    assert figures.causes == {Cause.ERROR: 1}
+    assert (figures.longest_solved, figures.measured) == (1.0, 1)
+    assert figures.by_worker == {"standard-0": WorkerTime(4.0, 5.0, 9.0), "w2": WorkerTime(4.0, 5.0, 9.0)}
+
+
+def test_chunks_that_have_a_log_and_did_not_end_well_are_found_those_that_failed_first(url):
+    log = "reading"
+    stopped = replace(attempt(1, Outcome.STOPPED_WITH_SOLUTION), log=log)
+    mended = [replace(attempt(2, Outcome.FAILED), log=log), replace(attempt(2), attempt=2, log=log)]
+    failed = [replace(attempt(chunk, Outcome.FAILED), log=log) for chunk in (5, 6, 7)]
+    cancelled = replace(attempt(8, Outcome.CANCELLED), log=log)
+    settled = [
+        SettledChunk(1, Outcome.STOPPED_WITH_SOLUTION, 3, 2, 0.1),
+        SettledChunk(2, Outcome.SUCCEEDED, 3, 2, 0.1),
+        SettledChunk(5, Outcome.FAILED, 3, 0, 0.1),
+        SettledChunk(6, Outcome.FAILED, 3, 0, 0.1),
+    ]
+    tries = [stopped, *mended, *failed, cancelled, attempt(9, Outcome.FAILED)]
+    with RunStore(url) as store:
+        store.create(record())
+        writer(store, "delays-1").commit(tries, SettledChunks.of(settled))
+        found = store.logged("delays-1", 10)
+
+        # Chunk 7 was not given up before its run ended, and 9 has no log.
+        assert found == [
+            (5, Outcome.FAILED),
+            (6, Outcome.FAILED),
+            (7, Outcome.FAILED),
+            (1, Outcome.STOPPED_WITH_SOLUTION),
+        ]
+        assert store.logged("delays-1", 2) == found[:2]
+        assert store.logged("unknown", 10) == []
 
 
 def test_attempts_of_one_chunk_or_those_that_failed_are_read_alone(url):
