@@ -153,18 +153,18 @@ def test_attempts_that_failed_say_what_was_done_about_it(stopped: RunReport):
 def test_what_was_asked_for_stands_beside_what_was_used_with_what_to_do(stopped: RunReport):
     text = Text(render_html(stopped)).text
     assert "clean not measured none" in text
-    assert "Next time solve 4 of 44 attempts passed 2 GiB: ask for 3GiB or more" in text
+    assert "Next time solve : 4 of 44 attempts passed 2 GiB: ask for 3GiB or more" in text
 
 
 def test_the_page_of_a_large_run_is_small(tmp_path: Path):
-    page = render_html(large_run(tmp_path, 100_000))
-    assert len(page.encode()) < 3_000_000
-    assert "4,000 failed" in page
+    page = render_html(large_run(tmp_path, 20_000))
+    assert len(page.encode()) < 2_000_000
+    assert "800 failed" in page
 
 
 def test_logs_of_chunks_that_did_not_end_well_are_folded_away_and_cut_short(stopped: RunReport):
     html = render_html(stopped)
-    logs = re.findall(r'<details class="log">.*?</details>', html, re.DOTALL)
+    logs = re.findall(r'<details class="log".*?</details>', html, re.DOTALL)
     assert len(logs) == 10
     assert "chunk 22" in logs[0]
     assert "characters left out" in logs[0]
@@ -386,7 +386,7 @@ def test_a_merged_bar_says_the_highest_peak_memory_of_its_attempts(most: int):
 def test_the_plot_of_many_attempts_is_small():
     plot = timeline(attempts(60_000), 1_000.0)
     assert plot is not None
-    assert len(plot.head) + len(plot.script) + len(plot.body) < 5_000_000
+    assert len(plot.head) + len(plot.script) + len(plot.body) < 2_000_000
 
 
 def test_a_run_without_attempts_has_no_plot():

@@ -58,8 +58,8 @@ def stage(
     return StageUse(name, Demand(memory, tags or {}), figures, **more)
 
 
-def said(*stages: StageUse, **run: Any) -> list[str]:
-    return [str(advice) for advice in advise(RunUse(stages, **run))]
+def said(*stages: StageUse, rows: int = 1_000, **run: Any) -> list[str]:
+    return [str(advice) for advice in advise(RunUse(stages, rows=rows, **run))]
 
 
 def test_a_stage_that_asked_for_far_too_much_is_told_how_many_would_run_at_once():
@@ -115,12 +115,13 @@ OUT = {Outcome.SUCCEEDED: 10, Outcome.OUT_OF_MEMORY: 2}
     [
         (
             stage(memory=2 * GIB, peak=int(2.3 * GIB), outcomes=OUT),
-            "2 of 12 attempts passed 2 GiB: ask for 3GiB or more, or make its chunks smaller",
+            "2 of 12 attempts passed 2 GiB: ask for 3GiB or more (1 would run at once, not 5), or make its "
+            "chunks smaller",
         ),
         (
             stage(memory=8 * GIB, peak=9 * GIB, outcomes=OUT),
-            "2 of 12 attempts passed 8 GiB, and no worker that may run it has 12 GiB: make its chunks "
-            "smaller, or start a larger worker",
+            "2 of 12 attempts passed 8 GiB, and no worker that may run it has 12 GiB: start a larger "
+            "worker, or make its chunks smaller",
         ),
         (
             stage(memory=GIB, peak=2 * GIB, outcomes=OUT, auto=True),
@@ -133,7 +134,8 @@ OUT = {Outcome.SUCCEEDED: 10, Outcome.OUT_OF_MEMORY: 2}
         ),
         (
             stage(memory=2 * GIB, peak=GIB, causes={Cause.MEMORY: 1}),
-            "1 of 12 attempts passed 2 GiB: ask for 2.5GiB or more, or make its chunks smaller",
+            "1 of 12 attempts passed 2 GiB: ask for 2.5GiB or more (1 would run at once, not 5), or make its "
+            "chunks smaller",
         ),
         (
             stage(memory=2 * GIB, peak=int(1.95 * GIB)),
@@ -145,6 +147,11 @@ OUT = {Outcome.SUCCEEDED: 10, Outcome.OUT_OF_MEMORY: 2}
 )
 def test_memory_that_was_passed_or_nearly_so_is_told_first(use: StageUse, expected: str):
     assert said(use, workers=[STANDARD, HIGHMEM]) == [f"solve: {expected}"]
+
+
+def test_chunks_of_one_row_cannot_be_made_smaller():
+    [advice] = said(stage(memory=GIB, peak=GIB, outcomes=OUT), rows=12, chunks=12)
+    assert advice == "solve: 2 of 12 attempts passed 1 GiB: ask for 1.25GiB or more"
 
 
 def test_a_peak_near_all_that_a_worker_has_leads_to_no_demand_that_none_can_meet():

@@ -156,6 +156,8 @@ def _failures(report: RunReport) -> list[str]:
     parts.append(table(("failure", "stage", "chunks", "rows"), rows, right=(2, 3)))
     if len(kinds) > FAILURES:
         parts.append(f"and {count(len(kinds) - FAILURES, 'other error')}")
+    if report.error is not None and report.error.traceback == kinds[0].traceback:
+        return parts
     return [*parts, *_folded("Traceback of the first", kinds[0].traceback)]
 
 

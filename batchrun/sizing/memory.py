@@ -82,13 +82,13 @@ def _too_small(run: RunUse, stages: Sequence[StageUse]) -> Advice | None:
         return Advice(
             subject,
             f"{said} passed {format_bytes(asked)}, and no worker that may run it has {format_bytes(wanted)}: "
-            "make its chunks smaller, or start a larger worker",
+            f"start a larger worker{_or_cut(run)}",
         )
     if passed:
         return Advice(
             subject,
-            f"{said} passed {format_bytes(asked)}: ask for {written(wanted)} or more, or make its chunks "
-            "smaller",
+            f"{said} passed {format_bytes(asked)}: ask for {written(wanted)} or more"
+            f"{_fewer(run, first.demand, wanted)}{_or_cut(run)}",
         )
     if asked and not first.auto and NEAR * asked < peak and (not most or right_size(peak) <= most):
         return Advice(
@@ -131,6 +131,11 @@ def _fewer(run: RunUse, demand: Demand, wanted: int) -> str:
     """What more memory costs, where that is known."""
     now, then = run.slots(demand), run.slots(Demand(wanted, demand.tags))
     return f" ({then:,} would run at once, not {now:,})" if then < now else ""
+
+
+def _or_cut(run: RunUse) -> str:
+    """The other way, where chunks have more than a row."""
+    return ", or make its chunks smaller" if run.rows > run.chunks else ""
 
 
 def _subject(stages: Sequence[StageUse]) -> str:

@@ -200,7 +200,7 @@ def _figures_of(
         outcomes=_attempts_by((Outcome(row.outcome), row.attempts) for row in rows),
         causes=_attempts_by((Cause(row.cause), row.attempts) for row in rows if row.cause),
         longest_solved=max((row.longest for row in solved), default=0.0),
-        measured=sum(row.measured for row in rows),
+        measured=sum(row.measured for row in solved),
         by_worker=_by_worker(rows),
     )
 

@@ -403,7 +403,7 @@ class StageFigures:
     longest_solved: float = 0.0
     """Seconds of the longest attempt with a result; 0 without any."""
     measured: int = 0
-    """Attempts whose peak memory is known."""
+    """Attempts with a result whose peak memory is known."""
     by_worker: Mapping[str, WorkerTime] = field(default_factory=dict)
     """The workers that tried it, by name."""
 
