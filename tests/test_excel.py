@@ -110,6 +110,17 @@ def test_what_looks_like_markup_of_the_workbook_is_a_text_like_any_other(book: o
     assert columns(book, "results")["markup"][0] == MARKUP
 
 
+def test_a_text_of_many_lines_takes_one_line_of_its_table_and_all_of_them_in_the_summary(
+    book: openpyxl.Workbook, tmp_path: Path
+):
+    sheet = book["quarantine"]
+    traced = next(cell for cell in sheet[2] if str(cell.value).startswith("Traceback"))
+    assert traced.alignment.wrap_text
+    assert sheet.row_dimensions[2].height < 16
+    long = openpyxl.load_workbook(write_excel(stopped_run(tmp_path), tmp_path / "long.xlsx"))["summary"]
+    assert long.row_dimensions[1].height == 30
+
+
 def test_nested_values_are_json_and_categories_their_values(book: openpyxl.Workbook):
     results = columns(book, "results")
     assert json.loads(str(results["nested"][0])) == {"machine": 1, "parts": [1, 2]}

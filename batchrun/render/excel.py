@@ -48,6 +48,14 @@ WIDEST = 60
 """Characters; a column is never made wider by its values."""
 PIECE = 8_192
 """Rows that are Python objects at a time."""
+FACT = 100
+"""Characters in a line of the summary."""
+LINE = 15
+"""Points of a line."""
+FIRST_LINE = 15.75
+"""Points of a row that shows the first line of a text; that of 15 is the usual one, which grows with it."""
+TALLEST = 400
+"""Points; no row is made taller."""
 SAMPLE = 200
 """Rows whose width decides that of the column."""
 OWN_FORMATS = {"gap": "0.00%", "peak_memory": "#,##0", "seconds": "#,##0.00"}
@@ -135,10 +143,16 @@ class _Workbook:
         """A sheet of a title, and labels with their values."""
         sheet = self._add_sheet(name)
         sheet.hide_gridlines(2)
+        sheet.fit_to_pages(1, 0)
         sheet.set_column(0, 0, 22)
-        sheet.set_column(1, 1, 100)
-        sheet.write_string(0, 0, title, self._title)
+        sheet.set_column(1, 1, FACT)
+        sheet.set_row(0, 2 * LINE)
+        sheet.write_string(0, 0, clip(title), self._title)
         for row, (label, value) in enumerate(facts, start=2):
+            # Not every program finds the height of a row by itself.
+            lines = sum(max(1, -(-len(line) // FACT)) for line in value.splitlines())
+            if lines > 1:
+                sheet.set_row(row, min(LINE * lines, TALLEST))
             sheet.write_string(row, 0, label, self._label)
             sheet.write_string(row, 1, value, self._wrapped)
 
@@ -187,7 +201,7 @@ class _Workbook:
 
     def _sheet(self, name: str, columns: Sequence[Column], marked: int | None) -> _Sheet:
         sheet = self._add_sheet(name)
-        return _Sheet(sheet, columns, self._header, self._format, self._colors, marked)
+        return _Sheet(sheet, columns, self._header, self._wrapped, self._format, self._colors, marked)
 
     def _add_sheet(self, name: str) -> Any:
         from batchrun.render.plain_sheet import PlainSheet
@@ -209,6 +223,7 @@ class _Sheet:
         sheet: Any,
         columns: Sequence[Column],
         header: Any,
+        wrapped: Any,
         format_of: Callable[[str], Any],
         colors: Mapping[str, Any],
         marked: int | None,
@@ -216,11 +231,15 @@ class _Sheet:
         self.rows = 0
         """Rows below the header so far."""
         self._sheet = sheet
+        self._wrapped = wrapped
         self._colors = colors
         self._marked = marked
         self._formats = [format_of(column.number_format) for column in columns]
         self._widths = [max(column.width, len(column.header) + 3) for column in columns]
         sheet.freeze_panes(1, 0)
+        sheet.repeat_rows(0)
+        sheet.set_landscape()
+        sheet.fit_to_pages(1, 0)
         for at, column in enumerate(columns):
             sheet.write_string(0, at, clip(column.header), header)
 
@@ -232,7 +251,12 @@ class _Sheet:
             if value is None:
                 continue
             if isinstance(value, str):
-                sheet.write_string(row, at, value, self._colors.get(value) if at == self._marked else None)
+                look = self._colors.get(value) if at == self._marked else None
+                if "\n" in value:
+                    # Shown by its first line: the others would lie on the rows below, or make this one tall.
+                    look = self._wrapped
+                    sheet.set_row(row, FIRST_LINE)
+                sheet.write_string(row, at, value, look)
                 if row <= SAMPLE and len(value) >= self._widths[at]:
                     self._widths[at] = len(value) + 1
             elif isinstance(value, bool):
