@@ -6,7 +6,7 @@ import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -239,7 +239,8 @@ def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
 ):
     (tmp_path / "page.html").write_text(hostile, encoding="utf-8")
     problems: list[str] = []
-    with chromium.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 1000}) as context:
+    screen: Any = {"color_scheme": scheme, "viewport": {"width": 1200, "height": 1000}, "offline": True}
+    with chromium.new_context(**screen) as context:
         shown = context.new_page()
         shown.on("pageerror", lambda error: problems.append(str(error)))
         shown.on("console", lambda message: message.type == "error" and problems.append(message.text))
@@ -249,6 +250,12 @@ def test_a_browser_draws_the_page_offline_without_an_error_or_a_harm(
         assert "try 1" in hover(shown, shown.locator(".plot"))
         assert shown.evaluate("window.harmed") is None
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1200
+        shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert float(shown.evaluate("document.querySelector('.plot').style.zoom")) < 1
+        shown.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert shown.evaluate("document.querySelector('.plot').style.zoom") == ""
+        shown.set_viewport_size({"width": 390, "height": 800})
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
     assert problems == []
 
 
