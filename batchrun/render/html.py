@@ -117,7 +117,7 @@ def render_html(report: RunReport) -> str:
         params=[(name, json.dumps(value, ensure_ascii=False)) for name, value in report.params.items()],
         stages=[(stage, histogram) for stage, histogram in _stages(report)],
         gauges=[_gauge(stage) for stage in stage_accounts(report)],
-        unmeasured=any(stage.peak_memory is None for stage in stage_accounts(report)),
+        measured=sum(stage.peak_memory is not None for stage in stage_accounts(report)),
         sizing=report.sizing,
         chunks=_chunk_portions(standing(report)),
         chunks_line=chunks_line(report),
