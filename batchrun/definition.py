@@ -32,6 +32,8 @@ class BoundParameters:
     """Keyword arguments for each stage in order, as Python values."""
     combine: dict[str, Any]
     """Keyword arguments for ``combine``."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for ``report``."""
     record: dict[str, Any] = field(default_factory=dict)
     """All parameters by name as JSON values, defaults included."""
 
@@ -52,6 +54,9 @@ class Pipeline:
         associative: Whether ``combine`` may be applied to neighbouring results first and then to what that
             gave, with the same outcome, as sums can. It is then applied on workers while the run goes on, and
             the client holds no more than a few results, however many there are.
+        report: Takes the results, as ``report.results()`` gives them, and gives figures and tables for the
+            report of the run: a dictionary of titles and Bokeh figures or frames. It is called where the run
+            ends, unless it failed or was cancelled; an error in it is told in the report, and loses nothing.
 
     Calling a pipeline applies its stages to one frame in this process, without splitting.
 
@@ -64,6 +69,9 @@ class Pipeline:
     Pipeline('doubled', split=by_rows(100), stages=[double])
     """
 
+    report: Callable[..., Any] | None = None
+    """What makes the figures and tables; none where an older version pickled the pipeline."""
+
     def __init__(
         self,
         name: str,
@@ -74,6 +82,7 @@ class Pipeline:
         columns: Sequence[str] | None = None,
         where: Sequence[Any] | None = None,
         associative: bool = False,
+        report: Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[^\s/\\:]+", name):
             raise PipelineError(f"{name!r} cannot name a pipeline; use letters, digits, '-', '_' and '.'")
@@ -87,6 +96,8 @@ class Pipeline:
             raise PipelineError(f"pipeline `{name}` has no stage; give at least one function")
         if combine is not None and not callable(combine):
             raise PipelineError(f"pipeline `{name}` has combine={combine!r}; it must be a function")
+        if report is not None and not callable(report):
+            raise PipelineError(f"pipeline `{name}` has report={report!r}; it must be a function")
         self.name = name
         self.split = split
         self.stages = _with_unique_names(
@@ -96,6 +107,7 @@ class Pipeline:
             raise PipelineError(f"pipeline `{name}` is associative={associative!r}, and has no combine")
         self.combine = combine
         self.associative = associative
+        self.report = report
         self.where = read_where(where)
         self.columns = read_columns(f"pipeline `{name}`", columns)
         self.__doc__ = inspect.getdoc(self.stages[0].function) or self.__doc__
@@ -128,9 +140,8 @@ class Pipeline:
         return self._changed(split=split)
 
     def _changed(self, **changes: Any) -> Pipeline:
-        parts = {
-            name: getattr(self, name) for name in ("split", "stages", "combine", "columns", "associative")
-        }
+        names = ("split", "stages", "combine", "columns", "associative", "report")
+        parts = {name: getattr(self, name) for name in names}
         changed = Pipeline(self.name, **{**parts, **changes})
         changed.where = self.where
         return changed
@@ -140,6 +151,11 @@ class Pipeline:
         """How ``combine`` wants to be called; None without one."""
         return read_signature(self.combine, f"combine of `{self.name}`") if self.combine else None
 
+    @cached_property
+    def report_signature(self) -> Signature | None:
+        """How ``report`` wants to be called; None without one."""
+        return read_signature(self.report, f"report of `{self.name}`") if self.report else None
+
     @property
     def target(self) -> str | None:
         """``module:name``, from which another process can load the pipeline; None if there is no such place.
@@ -148,7 +164,7 @@ class Pipeline:
         """
         for module_name in dict.fromkeys(
             getattr(function, "__module__", None)
-            for function in [*(stage.function for stage in self.stages), self.combine]
+            for function in [*(stage.function for stage in self.stages), self.combine, self.report]
             if function is not None
         ):
             module = _importable(module_name)
@@ -185,17 +201,15 @@ class Pipeline:
     @property
     def parameters(self) -> set[str]:
         """The names of its parameters."""
-        last = self.combine_signature
-        owners = [*(stage.signature for stage in self.stages), *([last] if last else [])]
-        return {name for owner in owners for name in owner.parameters}
+        owners = [*(stage.signature for stage in self.stages), self.combine_signature, self.report_signature]
+        return {name for owner in owners if owner for name in owner.parameters}
 
     def bind(self, params: Mapping[str, Any]) -> BoundParameters:
-        """Validate *params* against the keyword-only annotations of the stages and of ``combine``.
+        """Validate *params* against the keyword-only annotations of the stages, ``combine`` and ``report``.
 
         Raises ParameterError for one that is unknown, missing or of the wrong type.
         """
-        owners = [stage.signature for stage in self.stages]
-        last, known = self.combine_signature, self.parameters
+        known = self.parameters
         for name in params:
             if name not in known:
                 takes = f"it takes {', '.join(f'`{n}`' for n in sorted(known))}" if known else "it takes none"
@@ -203,9 +217,15 @@ class Pipeline:
                     f"pipeline `{self.name}` has no parameter `{name}`; {takes}.{near_miss(name, known)}"
                 )
         record: dict[str, Any] = {}
-        bound = [validate(self.name, owner, params, record) for owner in owners]
+
+        def arguments(owner: Signature | None) -> dict[str, Any]:
+            return validate(self.name, owner, params, record) if owner else {}
+
         return BoundParameters(
-            tuple(bound), validate(self.name, last, params, record) if last else {}, record
+            tuple(arguments(stage.signature) for stage in self.stages),
+            arguments(self.combine_signature),
+            arguments(self.report_signature),
+            record,
         )
 
 
@@ -217,6 +237,7 @@ def pipeline(
     columns: Sequence[str] | None = None,
     where: Sequence[Any] | None = None,
     associative: bool = False,
+    report: Callable[..., Any] | None = None,
     memory: str | int | None = None,
     resources: Mapping[str, float] | None = None,
     timeout: str | float | None = None,
@@ -253,6 +274,7 @@ def pipeline(
             columns=columns,
             where=where,
             associative=associative,
+            report=report,
         )
 
     return decorate
