@@ -23,7 +23,7 @@ import pandas as pd
 
 from batchrun import by_rows, pipeline
 
-__all__ = ["BINS", "EDGES", "delays", "flights_table", "write_flights"]
+__all__ = ["BINS", "EDGES", "charts", "delays", "flights_table", "write_flights"]
 
 EDGES = (*range(-60, 181, 15), 240, 360)
 """Bounds between the histogram's bins, in minutes; delays at an upper bound lie below it."""

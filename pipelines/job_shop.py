@@ -34,6 +34,7 @@ __all__ = [
     "OPTIMA",
     "NoScheduleError",
     "by_instance",
+    "charts",
     "quick_schedules",
     "schedules",
     "schedules_within",

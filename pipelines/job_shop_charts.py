@@ -75,8 +75,8 @@ def gaps(instances: pd.DataFrame) -> Any:
     said = [("", "@instance"), ("makespan", "@makespan"), ("bound", "@bound"), ("gap", "@gap{0.0 %}")]
     plot.add_tools(HoverTool(tooltips=said))
     plot.yaxis.formatter = NumeralTickFormatter(format="0.0 %")
-    most = max([0.0, *(value for name in ("gap", "above") for value in columns[name] if value == value)])
-    plot.y_range.start, plot.y_range.end = 0, max(1.15 * most, 0.01)
+    most = float(instances[["gap", "above_optimum"]].astype("float64").max().max())
+    plot.y_range.start, plot.y_range.end = 0, max(0.01, 1.15 * most)
     plot.x_range.range_padding = 0.02
     plot.xaxis.major_label_orientation = 0.9
     plot.xgrid.grid_line_color = None

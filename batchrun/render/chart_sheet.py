@@ -100,7 +100,10 @@ def _chart(book: Any, chart: NativeChart, data: Columns) -> Any:
 
 def _options(series: Series, data: Columns, chart: NativeChart, *, points: bool) -> dict[str, Any]:
     places = [_day(place) for place in series.places] if chart.dates else list(series.places)
-    columns = [(chart.x_label or "x", places), (series.name or chart.y_label or "value", list(series.values))]
+    columns: Columns = [
+        (chart.x_label or "x", places),
+        (series.name or chart.y_label or "value", list(series.values)),
+    ]
     categories, values = _add(data, columns)
     options: dict[str, Any] = {"name": series.name or "values", "categories": categories, "values": values}
     if not points:

@@ -118,7 +118,7 @@ def _chart(plot: Any) -> NativeChart | None:
 def _tiles(plot: Any) -> NativeTiles | None:
     """A map of tiles at categories whose colour tells a number."""
     for renderer in plot.renderers:
-        glyph = getattr(renderer, "glyph", None)
+        glyph: Any = getattr(renderer, "glyph", None)
         mapper = getattr(getattr(glyph, "fill_color", None), "transform", None)
         palette, factors = getattr(mapper, "palette", None), (_factors(plot.x_range), _factors(plot.y_range))
         if type(glyph).__name__ != "Rect" or not palette or not all(factors):
