@@ -313,7 +313,12 @@ class TestNativeForms:
         plot.rect("x", "y", 1, 1, source=source, fill_color=transform("v", mapper))
         [tiles] = native_charts(plot)
         assert tiles == NativeTiles(
-            "", ["1", "2"], ["high", "low"], [[3.0, None], [1.0, 2.0]], ("#0000ff", "#ffffff", "#ff0000")
+            "",
+            ["1", "2"],
+            ["high", "low"],
+            [[3.0, None], [1.0, 2.0]],
+            ("#0000ff", "#ffffff", "#ff0000"),
+            (0.0, 3.0),
         )
         book = sheets(a_run(tmp_path, lambda results: {"Tiles": plot}), tmp_path)
         rows = [cells[:3] for cells in book["figures"].iter_rows(min_row=3, max_row=5, values_only=True)]

@@ -42,6 +42,8 @@ def add_figures(book: Any, figures: Sequence[tuple[str, Sequence[NativeChart | N
     """
     sheet = book.add_worksheet(FIGURES)
     sheet.hide_gridlines(2)
+    sheet.set_landscape()
+    sheet.fit_to_pages(1, 0)
     heading = book.add_format({"bold": True, "font_size": 13})
     note = book.add_format({"font_color": "#5B6675"})
     data: Columns = []
@@ -150,6 +152,8 @@ def _spans(book: Any, chart: NativeChart, data: Columns) -> Any:
     _name_rows(drawn, rows, data)
     _label(drawn, chart, lies=False)
     drawn.set_x_axis({"name": chart.x_label, "min": 0})
+    # Else the names of the rows would stick out of the chart.
+    drawn.set_plotarea({"layout": {"x": 0.15, "y": 0.06, "width": 0.82, "height": 0.74}})
     no_lines = {"major_gridlines": {"visible": False}, "line": {"none": True}}
     drawn.set_y_axis(
         {"min": 0, "max": len(rows) + 1, "label_position": "none", "major_tick_mark": "none", **no_lines}
@@ -175,10 +179,13 @@ def _formula(place: list[Any]) -> str:
 
 def _label(drawn: Any, chart: NativeChart, *, lies: bool) -> None:
     drawn.set_title({"name": clip(chart.title)} if chart.title else {"none": True})
-    across: dict[str, Any] = {"name": chart.x_label}
+    across: dict[str, Any] = {"name": chart.x_label, "label_position": "low"}
     if chart.dates:
         across["num_format"] = "yyyy-mm-dd"
-    up = {"name": chart.y_label, "major_gridlines": {"visible": True, "line": {"color": "#E2E6EB"}}}
+    up: dict[str, Any] = {"name": chart.y_label}
+    up["major_gridlines"] = {"visible": True, "line": {"color": "#E2E6EB"}}
+    if chart.shares:
+        up["num_format"] = "0%"
     # The axis of the categories is x for XlsxWriter, also where it runs up.
     drawn.set_x_axis({**up, "name": chart.y_label} if lies else across)
     drawn.set_y_axis(across if lies else up)
@@ -215,8 +222,19 @@ def _write_tiles(book: Any, sheet: Any, row: int, tiles: NativeTiles) -> int:
         sheet.write_string(row + down, 0, clip(name), bold)
         for at, value in enumerate(values, start=1):
             _write(sheet, row + down, at, value, number)
-    low, middle, high = tiles.colors
-    scale = {"type": "3_color_scale", "min_color": low, "mid_color": middle, "max_color": high}
+    low, middle, high = (_pale(color) for color in tiles.colors)
+    scale: dict[str, Any] = {
+        "type": "3_color_scale",
+        "min_color": low,
+        "mid_color": middle,
+        "max_color": high,
+    }
+    if tiles.range is not None:
+        least, largest = tiles.range
+        ends = {"min": least, "mid": (least + largest) / 2, "max": largest}
+        scale |= {f"{end}_type": "num" for end in ends} | {
+            f"{end}_value": value for end, value in ends.items()
+        }
     sheet.conditional_format(row + 1, 1, row + len(tiles.rows), len(tiles.columns), scale)
     return len(tiles.rows) + 1
 
@@ -226,6 +244,12 @@ def _write(sheet: Any, row: int, at: int, value: float | str | None, style: Any 
         sheet.write_string(row, at, clip(value), style)
     elif value is not None:
         sheet.write_number(row, at, value, style)
+
+
+def _pale(color: str) -> str:
+    """The colour with half of it white, so that numbers can be read on it."""
+    parts = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{(part + 255) // 2:02x}" for part in parts)
 
 
 def _day(place: float | str) -> float | str:

@@ -61,6 +61,8 @@ class NativeChart:
     """Lines and points that are drawn over standing bars, at the same categories."""
     dates: bool = False
     """Whether x is a time, in milliseconds since the epoch."""
+    shares: bool = False
+    """Whether the values are shares, to be read in per cent."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class NativeTiles:
     """The numbers, row by row."""
     colors: tuple[str, str, str]
     """Of the least, of the middle, and of the largest."""
+    range: tuple[float, float] | None = None
+    """The numbers of the first and the last colour; None for the least and the largest."""
 
 
 def native_charts(figure: Any) -> list[NativeChart | NativeTiles]:
@@ -112,6 +116,7 @@ def _chart(plot: Any) -> NativeChart | None:
         stacked,
         _joined(over),
         dates=any(type(axis).__name__ == "DatetimeAxis" for axis in plot.below),
+        shares=any("%" in str(getattr(axis.formatter, "format", "")) for axis in plot.left),
     )
 
 
@@ -119,7 +124,7 @@ def _tiles(plot: Any) -> NativeTiles | None:
     """A map of tiles at categories whose colour tells a number."""
     for renderer in plot.renderers:
         glyph: Any = getattr(renderer, "glyph", None)
-        mapper = getattr(getattr(glyph, "fill_color", None), "transform", None)
+        mapper: Any = getattr(getattr(glyph, "fill_color", None), "transform", None)
         palette, factors = getattr(mapper, "palette", None), (_factors(plot.x_range), _factors(plot.y_range))
         if type(glyph).__name__ != "Rect" or not palette or not all(factors):
             continue
@@ -135,7 +140,9 @@ def _tiles(plot: Any) -> NativeTiles | None:
         }
         values = [[found.get((row, column)) for column in columns] for row in rows]
         colors = (_hex(palette[0]), _hex(palette[len(palette) // 2]), _hex(palette[-1]))
-        return NativeTiles(_title(plot), columns, rows, values, colors)
+        low, high = _number(mapper.low), _number(mapper.high)
+        ends = None if low is None or high is None else (low, high)
+        return NativeTiles(_title(plot), columns, rows, values, colors, ends)
     return None
 
 
