@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchrun.context import ChunkContext
-    from batchrun.definition import Pipeline, Stage, pipeline
+    from batchrun.definition import Pipeline, pipeline
     from batchrun.errors import BatchrunError
     from batchrun.handle import RunHandle
     from batchrun.launch import open_report, resume_run, run_pipeline, submit_pipeline
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batchrun.requeue import requeue_run
     from batchrun.retry import RetryPolicy
     from batchrun.split import by_file, by_group, by_rows
+    from batchrun.stage import Stage
 
 __all__ = [
     "BatchrunError",
@@ -62,7 +63,7 @@ _HOMES = {
     "RunHandle": "batchrun.handle",
     "RunReport": "batchrun.report",
     "RunState": "batchrun.outcome",
-    "Stage": "batchrun.definition",
+    "Stage": "batchrun.stage",
     "by_file": "batchrun.split",
     "by_group": "batchrun.split",
     "by_rows": "batchrun.split",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from batchrun.errors import ParameterError, near_miss
 
 if TYPE_CHECKING:
-    from batchrun.definition import Pipeline, Stage
+    from batchrun.definition import Pipeline
+    from batchrun.stage import Stage
 
 __all__ = ["Chain"]
 

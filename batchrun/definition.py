@@ -1,4 +1,4 @@
-"""Pipelines and stages: what runs on a chunk, and what it needs."""
+"""Pipelines: chains of stages over a table, the way to split it, and what becomes of the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -14,119 +14,14 @@ from typing import Any
 from batchrun.chain import Chain
 from batchrun.context import ChunkContext
 from batchrun.errors import ParameterError, PipelineError, near_miss
-from batchrun.resources import MEMORY, Demand, format_seconds, parse_bytes, parse_seconds
+from batchrun.resources import Demand
 from batchrun.retry import RetryPolicy
 from batchrun.signature import Signature, read_signature, validate
 from batchrun.split import ByFile, ByGroup, ByRows, Split
+from batchrun.stage import Stage, StageFunction, read_columns
 from batchrun.where import read_where
 
-__all__ = ["BoundParameters", "Pipeline", "Stage", "as_pipeline", "pipeline"]
-
-StageFunction = Callable[..., Any]
-
-
-@dataclass(frozen=True, init=False)
-class Stage:
-    """One function of a pipeline and what it needs.
-
-    The function takes a frame, and keyword-only arguments that become parameters of the pipeline; it
-    gives a frame back, or None for no rows. A parameter annotated ChunkContext is filled in.
-
-    >>> def score(chunk, *, rate: float = 0.1):
-    ...     return chunk.assign(score=chunk.value * rate)
-    >>> Stage(score, memory="6GiB", resources={"HIGHMEM": 1}).demand
-    Demand(memory=6442450944, tags={'HIGHMEM': 1.0})
-    """
-
-    function: StageFunction
-    """DataFrame in, DataFrame out."""
-    name: str
-    """What attempts and reports call it."""
-    demand: Demand
-    """Memory and resource tags that it takes while it runs."""
-    auto_memory: bool
-    """Whether its memory is estimated from what it used in earlier runs, when a run starts."""
-    timeout: float | None
-    """Seconds after which it is killed; None for no limit."""
-    stop_after: float | None
-    """Seconds after which it is asked to return what it has; None for no limit."""
-    isolated: bool
-    """Whether it runs in a child process of the worker, which can be measured, stopped and lost."""
-    retry: RetryPolicy
-    """What happens after an error."""
-    columns: tuple[str, ...] | None
-    """The columns that it is given; None for all there are."""
-
-    def __init__(
-        self,
-        function: StageFunction,
-        *,
-        name: str | None = None,
-        memory: str | int | None = None,
-        resources: Mapping[str, float] | None = None,
-        timeout: str | float | None = None,
-        stop_after: str | float | None = None,
-        retry: RetryPolicy | None = None,
-        isolate: bool | None = None,
-        columns: Sequence[str] | None = None,
-    ) -> None:
-        """Describe a stage.
-
-        Args:
-            function: DataFrame in, DataFrame out.
-            name: What attempts and reports call it; by default the function's name.
-            memory: What it may use, like "6GiB", its own child processes included; ``"auto"`` takes what
-                earlier runs of the pipeline used. A stage that passes it is stopped, its chunk is cut in
-                halves, and a single row goes to the next larger worker.
-            resources: Resource tags that it takes from its worker while it runs, like ``{"HIGHMEM": 1}``.
-            timeout: The time after which it is killed, like "2h".
-            stop_after: The time after which ``ctx.should_stop`` tells it to return what it has; it is killed
-                after a grace (``run.solution_grace``), and its last incumbent is its result.
-            retry: What happens after errors.
-            isolate: Whether it runs in a child process. By default it does if it has a memory, a timeout
-                or a stop_after.
-            columns: The columns that it is given; None for all there are.
-
-        Raises PipelineError if a value is not well formed or two do not go together.
-        """
-        if not callable(function):
-            raise PipelineError(f"a stage needs a function, not {function!r}")
-        name = str(name or getattr(function, "__name__", type(function).__name__))
-        limits = {"timeout": timeout, "stop_after": stop_after}
-        auto_memory = memory == "auto"
-        nbytes = 0 if memory is None or auto_memory else parse_bytes(memory)
-        values = {
-            "function": function,
-            "name": name,
-            "demand": Demand(nbytes, _check_tags(name, resources)),
-            "auto_memory": auto_memory,
-            **{limit: _check_limit(name, limit, value) for limit, value in limits.items()},
-            "isolated": _isolated(name, isolate, limits, memory),
-            "retry": retry or RetryPolicy(),
-            "columns": _check_columns(f"stage `{name}`", columns),
-        }
-        for key, value in values.items():
-            object.__setattr__(self, key, value)
-        if self.timeout and self.stop_after and self.stop_after >= self.timeout:
-            raise PipelineError(
-                f"stage `{name}` would be killed after {format_seconds(self.timeout)}, before it is asked to "
-                f"stop after {format_seconds(self.stop_after)}; make stop_after the shorter one"
-            )
-        self.signature  # noqa: B018  a malformed function is refused here and now
-
-    @property
-    def needs(self) -> tuple[Demand, bool, bool]:
-        """What stages must have in common to run in one go: demand, auto_memory, isolated."""
-        return self.demand, self.auto_memory, self.isolated
-
-    def with_memory(self, memory: int) -> Stage:
-        """This stage with *memory* bytes in place of what it asks for."""
-        return _changed(self, demand=Demand(memory, self.demand.tags))
-
-    @cached_property
-    def signature(self) -> Signature:
-        """How the function wants to be called."""
-        return read_signature(self.function, f"stage `{self.name}`")
+__all__ = ["BoundParameters", "Pipeline", "as_pipeline", "pipeline"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +32,8 @@ class BoundParameters:
     """Keyword arguments for each stage in order, as Python values."""
     combine: dict[str, Any]
     """Keyword arguments for ``combine``."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments for ``report``."""
     record: dict[str, Any] = field(default_factory=dict)
     """All parameters by name as JSON values, defaults included."""
 
@@ -157,6 +54,9 @@ class Pipeline:
         associative: Whether ``combine`` may be applied to neighbouring results first and then to what that
             gave, with the same outcome, as sums can. It is then applied on workers while the run goes on, and
             the client holds no more than a few results, however many there are.
+        report: Takes the results, as ``report.results()`` gives them, and gives figures and tables for the
+            report of the run: a dictionary of titles and Bokeh figures or frames. It is called where the run
+            ends, unless it failed or was cancelled; an error in it is told in the report, and loses nothing.
 
     Calling a pipeline applies its stages to one frame in this process, without splitting.
 
@@ -169,6 +69,9 @@ class Pipeline:
     Pipeline('doubled', split=by_rows(100), stages=[double])
     """
 
+    report: Callable[..., Any] | None = None
+    """What makes the figures and tables; none where an older version pickled the pipeline."""
+
     def __init__(
         self,
         name: str,
@@ -179,6 +82,7 @@ class Pipeline:
         columns: Sequence[str] | None = None,
         where: Sequence[Any] | None = None,
         associative: bool = False,
+        report: Callable[..., Any] | None = None,
     ) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[^\s/\\:]+", name):
             raise PipelineError(f"{name!r} cannot name a pipeline; use letters, digits, '-', '_' and '.'")
@@ -192,6 +96,8 @@ class Pipeline:
             raise PipelineError(f"pipeline `{name}` has no stage; give at least one function")
         if combine is not None and not callable(combine):
             raise PipelineError(f"pipeline `{name}` has combine={combine!r}; it must be a function")
+        if report is not None and not callable(report):
+            raise PipelineError(f"pipeline `{name}` has report={report!r}; it must be a function")
         self.name = name
         self.split = split
         self.stages = _with_unique_names(
@@ -201,8 +107,9 @@ class Pipeline:
             raise PipelineError(f"pipeline `{name}` is associative={associative!r}, and has no combine")
         self.combine = combine
         self.associative = associative
+        self.report = report
         self.where = read_where(where)
-        self.columns = _check_columns(f"pipeline `{name}`", columns)
+        self.columns = read_columns(f"pipeline `{name}`", columns)
         self.__doc__ = inspect.getdoc(self.stages[0].function) or self.__doc__
 
     def __repr__(self) -> str:
@@ -233,9 +140,8 @@ class Pipeline:
         return self._changed(split=split)
 
     def _changed(self, **changes: Any) -> Pipeline:
-        parts = {
-            name: getattr(self, name) for name in ("split", "stages", "combine", "columns", "associative")
-        }
+        names = ("split", "stages", "combine", "columns", "associative", "report")
+        parts = {name: getattr(self, name) for name in names}
         changed = Pipeline(self.name, **{**parts, **changes})
         changed.where = self.where
         return changed
@@ -245,6 +151,11 @@ class Pipeline:
         """How ``combine`` wants to be called; None without one."""
         return read_signature(self.combine, f"combine of `{self.name}`") if self.combine else None
 
+    @cached_property
+    def report_signature(self) -> Signature | None:
+        """How ``report`` wants to be called; None without one."""
+        return read_signature(self.report, f"report of `{self.name}`") if self.report else None
+
     @property
     def target(self) -> str | None:
         """``module:name``, from which another process can load the pipeline; None if there is no such place.
@@ -253,7 +164,7 @@ class Pipeline:
         """
         for module_name in dict.fromkeys(
             getattr(function, "__module__", None)
-            for function in [*(stage.function for stage in self.stages), self.combine]
+            for function in [*(stage.function for stage in self.stages), self.combine, self.report]
             if function is not None
         ):
             module = _importable(module_name)
@@ -290,17 +201,15 @@ class Pipeline:
     @property
     def parameters(self) -> set[str]:
         """The names of its parameters."""
-        last = self.combine_signature
-        owners = [*(stage.signature for stage in self.stages), *([last] if last else [])]
-        return {name for owner in owners for name in owner.parameters}
+        owners = [*(stage.signature for stage in self.stages), self.combine_signature, self.report_signature]
+        return {name for owner in owners if owner for name in owner.parameters}
 
     def bind(self, params: Mapping[str, Any]) -> BoundParameters:
-        """Validate *params* against the keyword-only annotations of the stages and of ``combine``.
+        """Validate *params* against the keyword-only annotations of the stages, ``combine`` and ``report``.
 
         Raises ParameterError for one that is unknown, missing or of the wrong type.
         """
-        owners = [stage.signature for stage in self.stages]
-        last, known = self.combine_signature, self.parameters
+        known = self.parameters
         for name in params:
             if name not in known:
                 takes = f"it takes {', '.join(f'`{n}`' for n in sorted(known))}" if known else "it takes none"
@@ -308,9 +217,15 @@ class Pipeline:
                     f"pipeline `{self.name}` has no parameter `{name}`; {takes}.{near_miss(name, known)}"
                 )
         record: dict[str, Any] = {}
-        bound = [validate(self.name, owner, params, record) for owner in owners]
+
+        def arguments(owner: Signature | None) -> dict[str, Any]:
+            return validate(self.name, owner, params, record) if owner else {}
+
         return BoundParameters(
-            tuple(bound), validate(self.name, last, params, record) if last else {}, record
+            tuple(arguments(stage.signature) for stage in self.stages),
+            arguments(self.combine_signature),
+            arguments(self.report_signature),
+            record,
         )
 
 
@@ -322,6 +237,7 @@ def pipeline(
     columns: Sequence[str] | None = None,
     where: Sequence[Any] | None = None,
     associative: bool = False,
+    report: Callable[..., Any] | None = None,
     memory: str | int | None = None,
     resources: Mapping[str, float] | None = None,
     timeout: str | float | None = None,
@@ -358,6 +274,7 @@ def pipeline(
             columns=columns,
             where=where,
             associative=associative,
+            report=report,
         )
 
     return decorate
@@ -389,50 +306,6 @@ def as_pipeline(
     return Pipeline(name, split=split, stages=[stage], combine=combine, columns=columns)
 
 
-def _check_tags(owner: str, resources: Mapping[str, float] | None) -> dict[str, float]:
-    tags: dict[str, float] = {}
-    for tag, amount in (resources or {}).items():
-        if tag == MEMORY:
-            raise PipelineError(f"stage `{owner}`: say memory='6GiB' instead of the resource tag MEMORY")
-        if not isinstance(amount, (int, float)) or isinstance(amount, bool) or not amount > 0:
-            raise PipelineError(
-                f"stage `{owner}`: resource tag {tag}: {amount!r} must be a number above zero"
-            )
-        tags[tag] = float(amount)
-    return tags
-
-
-def _check_limit(owner: str, limit: str, value: str | float | None) -> float | None:
-    if value is None:
-        return None
-    seconds = parse_seconds(value)
-    if not seconds > 0:
-        raise PipelineError(f"stage `{owner}`: {limit}={value!r} must be more than no time at all")
-    return seconds
-
-
-def _isolated(
-    owner: str, isolate: bool | None, limits: Mapping[str, object], memory: str | int | None
-) -> bool:
-    """Whether a stage runs in a child process."""
-    limited = [limit for limit, value in limits.items() if value is not None]
-    if memory == "auto":
-        limited.append('memory="auto"')
-    if isolate is False and limited:
-        raise PipelineError(
-            f"stage `{owner}` has {limited[0]}, which only a child process can keep; leave isolate out"
-        )
-    return bool(limited) or memory is not None if isolate is None else isolate
-
-
-def _check_columns(owner: str, columns: Sequence[str] | None) -> tuple[str, ...] | None:
-    if columns is None:
-        return None
-    if isinstance(columns, str):
-        raise PipelineError(f"{owner} has columns={columns!r}; give a list of names: [{columns!r}]")
-    return tuple(dict.fromkeys(columns))
-
-
 def _with_unique_names(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     """Stages whose names differ: a second `clean` becomes `clean-2`."""
     seen: dict[str, int] = {}
@@ -440,15 +313,8 @@ def _with_unique_names(stages: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in stages:
         seen[stage.name] = seen.get(stage.name, 0) + 1
         repeated = seen[stage.name] > 1
-        unique.append(_changed(stage, name=f"{stage.name}-{seen[stage.name]}") if repeated else stage)
+        unique.append(stage.with_name(f"{stage.name}-{seen[stage.name]}") if repeated else stage)
     return tuple(unique)
-
-
-def _changed(stage: Stage, **changes: Any) -> Stage:
-    changed = object.__new__(Stage)
-    for item in fields(Stage):
-        object.__setattr__(changed, item.name, changes.get(item.name, getattr(stage, item.name)))
-    return changed
 
 
 def _importable(module_name: str | None) -> ModuleType | None:

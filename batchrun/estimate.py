@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchrun.definition import Pipeline, Stage
+from batchrun.definition import Pipeline
 from batchrun.resources import Worker, format_bytes
+from batchrun.stage import Stage
 
 __all__ = ["MemoryEstimate", "estimate_memory", "fit_memory"]
 

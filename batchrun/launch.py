@@ -17,7 +17,7 @@ from batchrun.data.opening import open_input
 from batchrun.data.shared_memory import MemoryFolder, folder_of
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
-from batchrun.definition import Pipeline, Stage, as_pipeline
+from batchrun.definition import Pipeline, as_pipeline
 from batchrun.displays import displays
 from batchrun.errors import PipelineError, RunNotFoundError, UsageError
 from batchrun.events import Observer
@@ -34,6 +34,7 @@ from batchrun.report import RunReport
 from batchrun.resources import check_demands
 from batchrun.selection import EVERYTHING, Selection, rerun
 from batchrun.split import Split
+from batchrun.stage import Stage
 from batchrun.staging import make_session
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.driver import driving

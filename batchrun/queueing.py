@@ -99,7 +99,8 @@ def queue_run(
     run_id = new_run_id(pipe.name)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
     with RunStore(settings.store_url) as store:
-        _check_demands(pipe, live_services(store))
+        if any(demand.memory or demand.tags for demand in pipe.demands.values()):
+            _check_demands(pipe, live_services(store))
         options = _resolved(store, options)
         submission = _submission(pipe, data, bound.record, max_quarantined, options)
         source = None if data is None else _planned_now(pipe, data, folder, submission)

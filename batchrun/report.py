@@ -15,6 +15,7 @@ from batchrun.data.ordered import read_in_order
 from batchrun.data.results import ResultSet
 from batchrun.data.table import Stored, to_frame
 from batchrun.errors import RunFailedError, RunNotFoundError
+from batchrun.exhibits import Exhibits
 from batchrun.outcome import ErrorRecord, Outcome, RunState
 from batchrun.plan import read_plan
 from batchrun.resources import WorkerKind
@@ -318,6 +319,15 @@ class RunReport:
         """The rows of ``failures`` without a frame; quick."""
         with RunStore(self._store_url) as store:
             return store.failure_kinds(self.run_id)
+
+    @cached_property
+    def exhibits(self) -> Exhibits:
+        """The figures and tables that the pipeline adds to the report, by title: Bokeh models and frames.
+
+        None unless the run succeeded or is partial, and its pipeline has a ``report``.
+        """
+        ended_well = self.state in (RunState.SUCCEEDED, RunState.PARTIAL)
+        return Exhibits.read(self._files.exhibits) if ended_well else Exhibits()
 
     @property
     def quarantined(self) -> pd.DataFrame:

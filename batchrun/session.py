@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -18,16 +19,17 @@ from types import FrameType
 import numpy as np
 
 from batchrun.data import files
-from batchrun.data.load import write_table
+from batchrun.data.load import read_stored, write_table
 from batchrun.data.results import ResultSet
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
-from batchrun.data.table import to_table
+from batchrun.data.table import to_frame, to_table
 from batchrun.definition import BoundParameters, Pipeline
 from batchrun.errors import LeaseLostError
 from batchrun.estimate import MemoryEstimate
 from batchrun.events import Observer, RunEnded, RunStarted
 from batchrun.executor import Executor
+from batchrun.exhibits import Exhibits
 from batchrun.forecast import Forecast, forecast
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.plan import Floats, Forecaster, Integers, Plan, read_plan
@@ -46,6 +48,7 @@ from batchrun.worker.program import pickle_program
 
 __all__ = ["Session"]
 
+logger = logging.getLogger("batchrun")
 
 ALIKE = 1.2
 """Forecasts that differ by less than this factor are not told apart."""
@@ -149,6 +152,8 @@ class Session:
         if state in (RunState.SUCCEEDED, RunState.PARTIAL) and self.pipeline.combine:
             combined, error = self._combined(runner) or self._combine()
             state = RunState.FAILED if error else state
+        if state in (RunState.SUCCEEDED, RunState.PARTIAL):
+            self._exhibit(combined)
         self._end(runner, started, state, error, combined)
         if interrupted is not None:
             raise KeyboardInterrupt(
@@ -250,16 +255,35 @@ class Session:
         signature = self.pipeline.combine_signature
         if signature is None or self.pipeline.combine is None:
             return None, None
-        solved = self.store.settled(self.run_id, solved=True)
-        if not len(solved):
+        parts = self._parts()
+        if not len(parts):
             return None, None
-        parts = ResultSet(read_plan(self.folder).starts[solved.chunks], solved.results)
         try:
             frame = self.pipeline.combine(parts.parts(signature.kind), **self.bound.combine)
             table = to_table(frame, owner=f"combine of `{self.pipeline.name}`")
         except Exception as error:
             return None, ErrorRecord.of(error)
         return write_table(table, self.folder.combined).path, None
+
+    def _exhibit(self, combined: str | None) -> None:
+        """Let the pipeline add figures and tables to the report; an error in it is told there."""
+        function, signature = self.pipeline.report, self.pipeline.report_signature
+        if function is None or signature is None:
+            return
+
+        def make() -> object:
+            table = read_stored(combined) if combined else self._parts().to_table()
+            return function(to_frame(table, signature.kind), **self.bound.report)
+
+        exhibits = Exhibits.made(make, f"report of `{self.pipeline.name}`")
+        if exhibits.error:
+            logger.warning("run %s: the report of its pipeline failed: %s", self.run_id, exhibits.error)
+        insist(lambda: exhibits.write(self.folder.exhibits), self.settings.store_timeout)
+
+    def _parts(self) -> ResultSet:
+        """The results of all chunks that have one."""
+        solved = self.store.settled(self.run_id, solved=True)
+        return ResultSet(read_plan(self.folder).starts[solved.chunks], solved.results)
 
     def _end(
         self,

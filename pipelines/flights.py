@@ -23,7 +23,7 @@ import pandas as pd
 
 from batchrun import by_rows, pipeline
 
-__all__ = ["BINS", "EDGES", "delays", "flights_table", "write_flights"]
+__all__ = ["BINS", "EDGES", "charts", "delays", "flights_table", "write_flights"]
 
 EDGES = (*range(-60, 181, 15), 240, 360)
 """Bounds between the histogram's bins, in minutes; delays at an upper bound lie below it."""
@@ -68,7 +68,27 @@ def total(parts: Iterator[pd.DataFrame]) -> pd.DataFrame:
     return result.join(sums[list(BINS)]).reset_index()
 
 
-@pipeline(split=by_rows("auto"), name="delays", columns=["carrier", "month", "arr_delay"], combine=total)
+def charts(table: pd.DataFrame, *, late_after: float = 15.0) -> dict[str, Any]:
+    """The figures and tables of the report, made of what `total` gives.
+
+    Mean delay by carrier and month as a map of tiles, and by month as a line for each of the busiest
+    carriers; and a table with a row a carrier, the most often late first.
+    """
+    late = f"late_by_{late_after:g}_min"
+    return {
+        "Mean arrival delay by carrier and month": _delay_tiles(table),
+        "Mean arrival delay of the busiest carriers": _delay_lines(table),
+        "Carriers, the most often late first": _by_carrier(table).rename(columns={"late_share": late}),
+    }
+
+
+@pipeline(
+    split=by_rows("auto"),
+    name="delays",
+    columns=["carrier", "month", "arr_delay"],
+    combine=total,
+    report=charts,
+)
 def delays(chunk: pd.DataFrame, *, late_after: float = 15.0) -> pd.DataFrame:
     """Delays by carrier and month; a flight is late if it arrives more than `late_after` minutes late."""
     return count_delays(chunk, late_after=late_after)
@@ -138,6 +158,83 @@ def _bound_p90(
     most = high.to_numpy(dtype=np.float64, na_value=np.nan)
     lower = pd.Series(np.maximum(floor, least), index=sums.index)
     return lower, pd.Series(np.minimum(ceiling, most), index=sums.index)
+
+
+def _by_carrier(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a carrier: flights, arrived, mean_delay in minutes, late_share."""
+    weighed = table.assign(minutes=table["mean_delay"] * table["arrived"])
+    sums = weighed.groupby("carrier", observed=True)[["flights", "arrived", "minutes", "late"]].sum()
+    arrived = sums["arrived"].where(sums["arrived"] > 0)
+    sums = sums.assign(mean_delay=sums["minutes"] / arrived, late_share=sums["late"] / arrived)
+    columns = ["flights", "arrived", "mean_delay", "late_share"]
+    return sums[columns].sort_values("late_share", ascending=False).reset_index()
+
+
+def _delay_tiles(table: pd.DataFrame) -> Any:
+    """A tile for each carrier and month, blue where flights came in early and red where they were late."""
+    from bokeh.models import BasicTicker, ColorBar, ColumnDataSource, HoverTool, LinearColorMapper
+    from bokeh.palettes import RdBu11
+    from bokeh.plotting import figure
+    from bokeh.transform import transform
+
+    shown = table.dropna(subset=["carrier", "month", "mean_delay"])
+    # A carrier with two flights may be two hours late, and would leave no colour for all others.
+    most = float(shown["mean_delay"].abs().quantile(0.95)) if len(shown) else 1.0
+    colors = LinearColorMapper(palette=RdBu11, low=-most, high=most)
+    carriers = sorted(shown["carrier"].astype(str).unique(), reverse=True)
+    months = [str(month) for month in sorted(shown["month"].unique())]
+    plot = figure(
+        x_range=months,
+        y_range=carriers,
+        height=90 + 24 * max(len(carriers), 1),
+        x_axis_label="month",
+        tools="",
+    )
+    tiles = {
+        "month": shown["month"].astype(str).to_numpy(),
+        "carrier": shown["carrier"].astype(str).to_numpy(),
+        "mean_delay": shown["mean_delay"].to_numpy(),
+        "flights": shown["flights"].to_numpy(),
+    }
+    plot.rect(
+        "month",
+        "carrier",
+        width=0.96,
+        height=0.92,
+        source=ColumnDataSource(tiles),
+        fill_color=transform("mean_delay", colors),
+        line_color=None,
+    )
+    said = [("", "@carrier, month @month"), ("delay", "@mean_delay{0.0} min"), ("flights", "@flights{0,0}")]
+    plot.add_tools(HoverTool(tooltips=said))
+    plot.add_layout(ColorBar(color_mapper=colors, ticker=BasicTicker(), title="minutes", width=10), "right")
+    plot.grid.grid_line_color = None
+    return plot
+
+
+def _delay_lines(table: pd.DataFrame, most: int = 6) -> Any:
+    """A line for each of the carriers with most flights."""
+    from bokeh.models import ColumnDataSource, HoverTool
+    from bokeh.palettes import Category10
+    from bokeh.plotting import figure
+
+    known = table.dropna(subset=["carrier", "month", "mean_delay"])
+    busiest = known.groupby("carrier", observed=True)["flights"].sum().nlargest(most).index
+    plot = figure(height=320, x_axis_label="month", y_axis_label="minutes", tools="")
+    for carrier, color in zip(busiest, Category10[10], strict=False):
+        rows = known[known["carrier"] == carrier].sort_values("month")
+        source = ColumnDataSource(
+            {"month": rows["month"].to_numpy(), "mean_delay": rows["mean_delay"].to_numpy()}
+        )
+        name = str(carrier)
+        plot.line(
+            "month", "mean_delay", source=source, color=color, line_width=2, legend_label=name, name=name
+        )
+        plot.scatter("month", "mean_delay", source=source, color=color, size=5, legend_label=name, name=name)
+    plot.add_tools(HoverTool(tooltips=[("", "$name, month @month"), ("delay", "@mean_delay{0.0} min")]))
+    if plot.legend:
+        plot.add_layout(plot.legend[0], "right")
+    return plot
 
 
 def flights_table() -> pd.DataFrame:

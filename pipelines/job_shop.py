@@ -34,6 +34,7 @@ __all__ = [
     "OPTIMA",
     "NoScheduleError",
     "by_instance",
+    "charts",
     "quick_schedules",
     "schedules",
     "schedules_within",
@@ -56,6 +57,8 @@ OPTIMA = _read_optima()
 
 _COLUMNS = ["instance", "job", "step", "machine", "duration"]
 _OF_INSTANCE = ["makespan", "bound", "gap", "status", "solve_seconds", "optimum", "above_optimum"]
+_GANTT_CHARTS = 3
+"""Schedules that the report draws."""
 _LOOK_EVERY = 0.1
 """Seconds between two looks whether a search should stop."""
 
@@ -123,6 +126,19 @@ def score(schedule: pd.DataFrame) -> pd.DataFrame:
     return schedule.assign(optimum=optimum, above_optimum=above.astype("Float64"))
 
 
+def charts(results: pd.DataFrame) -> dict[str, Any]:
+    """The figures and tables of the report: the gap of each instance, the schedules of the instances with the
+    largest gaps, or else the longest makespans, as Gantt charts, and the table with a row an instance."""
+    from pipelines.job_shop_charts import gantt, gaps
+
+    instances = by_instance(results)
+    hardest = instances.sort_values(["gap", "makespan"], ascending=False)["instance"].head(_GANTT_CHARTS)
+    schedules = {
+        f"Schedule of {instance}": gantt(results[results["instance"] == instance]) for instance in hardest
+    }
+    return {"How far from the best": gaps(instances), **schedules, "Instances": instances}
+
+
 def schedules_within(stop_after: str | float, name: str = "schedules") -> Pipeline:
     """The pipeline that searches for *stop_after* at most, like ``"5s"``, an instance.
 
@@ -139,6 +155,7 @@ def schedules_within(stop_after: str | float, name: str = "schedules") -> Pipeli
             Stage(score, **large),
         ],
         columns=_COLUMNS,
+        report=charts,
     )
 
 

@@ -13,10 +13,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from distributed import Client
 
+from batchrun.cluster import local
 from batchrun.cluster.connect import Connection, active_client, open_cluster, start_local, wrap
 from batchrun.cluster.local import close_local_clusters, local_cluster
 from batchrun.config import Settings, load_settings
@@ -129,6 +132,39 @@ def test_workers_that_died_since_the_last_call_are_waited_for(tmp_path: Path) ->
         second.close()
     finally:
         close_local_clusters()
+
+
+def test_a_worker_that_never_comes_back_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_of(tmp_path)
+    try:
+        first = local_cluster(settings)
+        cluster = first.client.cluster
+        first.client.sync(lambda: stopped(cluster))
+        until(lambda: not first.workers())
+        first.close()
+        waits: list[float] = []
+        monkeypatch.setattr(local, "_START_TIMEOUT", 0.5)
+        wait = Client.wait_for_workers
+
+        def counted(client: Client, number: int, timeout: float) -> None:
+            waits.append(timeout)
+            wait(client, number, timeout=timeout)
+
+        monkeypatch.setattr(Client, "wait_for_workers", counted)
+        for _ in range(3):
+            local_cluster(settings).close()
+        assert waits == [0.5]
+        assert "1 of 1 workers did not come back" in caplog.text
+    finally:
+        close_local_clusters()
+
+
+async def stopped(cluster: Any) -> None:
+    """End the only worker of a cluster that no longer puts it back."""
+    cluster._guard.stop()
+    await next(iter(cluster.workers.values())).close()
 
 
 def test_equal_settings_share_one_warm_cluster_and_others_do_not(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrun import run_pipeline
-from pipelines.flights import BINS, EDGES, delays, flights_table, main, write_flights
+from pipelines.flights import BINS, EDGES, charts, delays, flights_table, main, write_flights
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,32 @@ def test_a_run_gives_the_same_as_the_function_and_accounts_for_every_flight(
     assert report.rows_in == report.rows_solved == 336_776
     assert len(report.chunks) > 1
     pd.testing.assert_frame_equal(report.results(), run_in_pieces(flights, [], late_after=30))
+    by_carrier = report.exhibits["Carriers, the most often late first"].set_index("carrier")
+    late = flights["arr_delay"] > 30
+    shares = late.groupby(flights["carrier"]).sum() / flights.groupby("carrier")["arr_delay"].count()
+    pd.testing.assert_series_equal(
+        by_carrier["late_by_30_min"].sort_index(), shares, check_names=False, check_dtype=False
+    )
+    means = flights.groupby("carrier")["arr_delay"].mean()
+    pd.testing.assert_series_equal(by_carrier["mean_delay"].sort_index(), means, check_names=False)
+    assert by_carrier["late_by_30_min"].is_monotonic_decreasing
+    assert len(report.exhibits) == 3
+
+
+def test_the_report_draws_the_mean_delay_of_every_carrier_and_month(flights: pd.DataFrame) -> None:
+    table = run_in_pieces(flights, [])
+
+    figure = charts(table)["Mean arrival delay by carrier and month"]
+
+    tiles = pd.DataFrame(figure.renderers[0].data_source.data)
+    assert len(tiles) == len(table.dropna(subset="mean_delay"))
+    assert figure.x_range.factors == [str(month) for month in range(1, 13)]
+    shown = tiles.set_index(["carrier", "month"])["mean_delay"]
+    assert shown["UA", "7"] == table.set_index(["carrier", "month"])["mean_delay"]["UA", 7]
+
+
+def test_no_rows_give_a_report_all_the_same() -> None:
+    assert len(charts(run_in_pieces(flights_table().head(0), []))) == 3
 
 
 @pytest.mark.cluster

@@ -14,13 +14,14 @@ import pytest
 from batchrun import by_rows
 from batchrun.config import Settings
 from batchrun.context import ChunkContext
-from batchrun.definition import Pipeline, Stage
+from batchrun.definition import Pipeline
 from batchrun.errors import ParameterError, RunNotFoundError, UsageError
 from batchrun.events import ChunksSettled, Event, RunEnded, RunStarted
 from batchrun.handle import RunHandle
 from batchrun.launch import resume_run, run_pipeline, submit_pipeline
 from batchrun.outcome import Outcome, RunState
 from batchrun.retry import RetryPolicy
+from batchrun.stage import Stage
 from batchrun.store.queue import QueueEntry
 from batchrun.store.runs import RunRecord, RunStore
 from tests.writing import writer

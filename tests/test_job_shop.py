@@ -330,6 +330,14 @@ def test_every_easy_instance_reaches_its_optimum_on_the_worker_with_the_tag(
     workers = report.attempts.groupby("stage")["worker"].unique()
     assert workers["solve"].tolist() == ["highmem-0"]
     assert set(report.chunks["outcome"]) == {"succeeded"}
+    pd.testing.assert_frame_equal(report.exhibits["Instances"], table, check_dtype=False)
+    hardest = next(title.removeprefix("Schedule of ") for title in report.exhibits if "Schedule" in title)
+    [bars] = report.exhibits[f"Schedule of {hardest}"].renderers
+    drawn = pd.DataFrame(bars.data_source.data)[["machine", "job", "step", "start", "end"]]
+    rows = results[results["instance"] == hardest]
+    assert drawn["start"].tolist() == rows["start"].tolist()
+    assert drawn["end"].max() == OPTIMA[hardest] == table["makespan"].max()
+    assert drawn["machine"].tolist() == [f"machine {number}" for number in rows["machine"]]
 
 
 @pytest.mark.cluster

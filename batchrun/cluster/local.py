@@ -24,7 +24,7 @@ from batchrun.cluster.connection import Connection, close_client, dashboard_of, 
 from batchrun.cluster.spawning import keep_main_out, let_main_in
 from batchrun.config import LocalSettings, WorkerGroup
 from batchrun.errors import ClusterError, UsageError
-from batchrun.resources import MEMORY, summarize_workers
+from batchrun.resources import MEMORY, Worker, format_seconds, summarize_workers
 
 if TYPE_CHECKING:
     from batchrun.config import Settings
@@ -137,6 +137,8 @@ class _Warm:
     settings: LocalSettings
     spare: list[Client] = field(default_factory=list)
     """Clients that nobody uses at the moment, for the next calls."""
+    given_up: int = 0
+    """Workers that did not come back within a minute; no later call waits for them."""
 
     @property
     def alive(self) -> bool:
@@ -150,18 +152,13 @@ class _Warm:
     def connect(self, closing: Any = None) -> Connection:
         """A connection with a client of its own; *closing* is called after that was closed.
 
-        Waits up to a minute for workers that died and are started again.
+        Waits up to a minute for workers that died and are started again, once for each of them.
         """
         client = self._spare_client() or Client(
             self.cluster, set_as_default=False, direct_to_workers=True, timeout=10
         )
 
-        workers = list_workers(client)
-        if len(workers) < self.expected:
-            # One that died is about to be back; without it, what only it can run would be refused.
-            with contextlib.suppress(TimeoutError):
-                client.wait_for_workers(self.expected, timeout=_START_TIMEOUT)
-            workers = list_workers(client)
+        workers = self._whole(client)
 
         def close() -> None:
             if self.alive and client.status == "running":
@@ -178,6 +175,24 @@ class _Warm:
             local=True,
             closing=close,
         )
+
+    def _whole(self, client: Client) -> list[Worker]:
+        """The workers, once those that died are back: without them, what only they can run is refused."""
+        workers = list_workers(client)
+        if len(workers) < self.expected - self.given_up:
+            with contextlib.suppress(TimeoutError):
+                client.wait_for_workers(self.expected - self.given_up, timeout=_START_TIMEOUT)
+            workers = list_workers(client)
+            self.given_up = self.expected - len(workers)
+            if self.given_up:
+                _log.warning(
+                    "%d of %d workers did not come back within %s; calls go on without them",
+                    self.given_up,
+                    self.expected,
+                    format_seconds(_START_TIMEOUT),
+                )
+        self.given_up = min(self.given_up, max(0, self.expected - len(workers)))
+        return workers
 
     def _spare_client(self) -> Client | None:
         while self.spare:

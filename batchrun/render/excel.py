@@ -7,10 +7,12 @@ comes from a user is ever taken for a formula or a link.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
+from itertools import count as count_up
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -30,12 +32,15 @@ from batchrun.render.account import (
     stopped_line,
 )
 from batchrun.render.cells import Cell, Column, clip, column_of, table_of
+from batchrun.render.chart_sheet import add_figures
+from batchrun.render.native_charts import native_charts
 from batchrun.resources import format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from batchrun.exhibits import Exhibits
     from batchrun.report import RunReport
 
 __all__ = ["write_excel"]
@@ -44,6 +49,12 @@ ROWS_PER_SHEET = 1_048_575
 """Rows that a sheet can hold below its header."""
 COLUMNS_PER_SHEET = 16_384
 """Columns that a sheet can hold."""
+LONGEST_NAME = 31
+"""Characters that the name of a sheet can have."""
+OWN_NAME = re.compile(
+    r"(chunks|attempts|incumbents|failures|quarantine|settings)( \d+)?|history", re.IGNORECASE
+)
+"""Names of sheets that come later, and one that Excel keeps for itself."""
 WIDEST = 60
 """Characters; a column is never made wider by its values."""
 PIECE = 8_192
@@ -65,8 +76,8 @@ OWN_FORMATS = {"gap": "0.00%", "peak_memory": "#,##0", "seconds": "#,##0.00"}
 def write_excel(report: RunReport, path: str | Path, *, rows_per_sheet: int = ROWS_PER_SHEET) -> Path:
     """Write *report* to *path* as one workbook and give the path back; it appears whole or not at all.
 
-    Its sheets are summary, results (as many as *rows_per_sheet* makes necessary), chunks, attempts,
-    incumbents if there are any, failures, quarantine and settings.
+    Its sheets are summary, results (as many as *rows_per_sheet* makes necessary), figures and tables of the
+    pipeline, chunks, attempts, incumbents if there are any, failures, quarantine and settings.
 
     Raises StoreError if the file cannot be written.
     """
@@ -84,6 +95,7 @@ def write_excel(report: RunReport, path: str | Path, *, rows_per_sheet: int = RO
             book.add_facts("results", "The results of the chunks do not fit one table", reason)
         else:
             book.add_stream("results", results.schema, results)
+        book.add_exhibits(report.exhibits)
         book.add_frame("chunks", report.chunks, formats=OWN_FORMATS, colored="outcome")
         book.add_frame("attempts", _with_moments(report.attempts), formats=OWN_FORMATS, colored="outcome")
         if len(report.incumbents):
@@ -100,6 +112,8 @@ class _Workbook:
     def __init__(self, file: Any, waiting: str, rows_per_sheet: int) -> None:
         import xlsxwriter
 
+        from batchrun.render.plain_sheet import PlainSheet
+
         self._book = xlsxwriter.Workbook(
             file,
             {
@@ -111,6 +125,7 @@ class _Workbook:
                 "strings_to_numbers": False,
             },
         )
+        self._book.worksheet_class = PlainSheet
         self._rows_per_sheet = rows_per_sheet
         self._header = self._book.add_format(
             {"bold": True, "bottom": 1, "bg_color": "#EEF1F5", "valign": "top"}
@@ -141,7 +156,7 @@ class _Workbook:
 
     def add_facts(self, name: str, title: str, facts: Iterable[tuple[str, str]]) -> None:
         """A sheet of a title, and labels with their values."""
-        sheet = self._add_sheet(name)
+        sheet = self._book.add_worksheet(name)
         sheet.hide_gridlines(2)
         sheet.fit_to_pages(1, 0)
         sheet.set_column(0, 0, 22)
@@ -178,6 +193,24 @@ class _Workbook:
         columns = [column_of(field.name, field.type) for field in islice(schema, COLUMNS_PER_SHEET)]
         self._write(name, columns, batches)
 
+    def add_exhibits(self, exhibits: Exhibits) -> None:
+        """A sheet of all figures as native charts with one of their numbers, and a sheet for each table."""
+        figures = [(entry.title, entry.content) for entry in exhibits.entries if entry.table is None]
+        if figures:
+            add_figures(self._book, [(title, native_charts(figure)) for title, figure in figures])
+        for entry in exhibits.entries:
+            if entry.table is not None:
+                self.add_stream(self._free_name(entry.title), entry.table.schema, entry.table.to_batches())
+
+    def _free_name(self, title: str) -> str:
+        """A name for a sheet, made of a title: some characters are forbidden, and none may be there twice."""
+        name = re.sub(r"[\[\]:*?/\\]", " ", title).strip(" '")[:LONGEST_NAME] or "table"
+        taken = {sheet.get_name().lower() for sheet in self._book.worksheets()}
+        numbered = (f"{name[: LONGEST_NAME - 5].rstrip()} ({number})" for number in count_up(2))
+        return next(
+            one for one in chain([name], numbered) if one.lower() not in taken and not OWN_NAME.fullmatch(one)
+        )
+
     def _write(
         self,
         name: str,
@@ -200,13 +233,8 @@ class _Workbook:
         sheet.finish()
 
     def _sheet(self, name: str, columns: Sequence[Column], marked: int | None) -> _Sheet:
-        sheet = self._add_sheet(name)
+        sheet = self._book.add_worksheet(name)
         return _Sheet(sheet, columns, self._header, self._wrapped, self._format, self._colors, marked)
-
-    def _add_sheet(self, name: str) -> Any:
-        from batchrun.render.plain_sheet import PlainSheet
-
-        return self._book.add_worksheet(name, worksheet_class=PlainSheet)
 
     def _format(self, number_format: str) -> Any:
         """The cell format of a number format, made once."""

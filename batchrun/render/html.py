@@ -30,6 +30,7 @@ from batchrun.render.account import (
 )
 from batchrun.render.best_answers import answers_grid, stopped_solves
 from batchrun.render.excerpts import excerpts, shorten
+from batchrun.render.exhibits import shown_exhibits
 from batchrun.render.gap_curve import ANSWER, BOUND, gap_curves
 from batchrun.render.grid import Grid, grid_of_frame, preview, show
 from batchrun.resources import format_bytes, format_seconds
@@ -128,6 +129,8 @@ def render_html(report: RunReport) -> str:
         answer_color=ANSWER,
         bound_color=BOUND,
         result=preview(report, PREVIEW_ROWS),
+        exhibits=shown_exhibits(report.exhibits),
+        exhibits_error=report.exhibits.error,
         failures=_failures(report.failures),
         failures_left=max(0, len(report.failures) - FAILURE_ROWS),
         quarantined=_quarantined(report),

@@ -28,6 +28,7 @@ __all__ = [
     "columns_of",
     "embedded",
     "lane_labels",
+    "natural",
     "quiet",
     "time_scale",
     "timeline",
@@ -123,7 +124,7 @@ def bars_of(
     notes = []
     frame["sub"] = _sublanes(frame)
     lanes = [(str(worker), int(subs) + 1) for worker, subs in frame.groupby("worker")["sub"].max().items()]
-    lanes.sort(key=lambda lane: _natural(lane[0]))
+    lanes.sort(key=lambda lane: natural(lane[0]))
     if sum(height for _, height in lanes) > most_lanes:
         busy = frame.groupby("worker")["seconds"].sum().sort_values(ascending=False)
         kept = set(busy.index[: max(1, most_lanes // max(height for _, height in lanes))].astype(str))
@@ -211,7 +212,7 @@ def _share_slices(frame: pd.DataFrame, extent: float, most: int) -> pd.DataFrame
     return bars.assign(left=bars["first"] + after - bars["seconds"], right=bars["first"] + after)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts ``worker-10`` after ``worker-9``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from batchrun.data.source import Source
 from batchrun.data.table import TableRef
-from batchrun.definition import Pipeline, Stage
+from batchrun.definition import Pipeline
 from batchrun.dispatch import Choice, Dispatcher
 from batchrun.executor import Executor
 from batchrun.narrator import Narrator
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, Outcome
 from batchrun.plan import Plan
 from batchrun.recovery import Tally
+from batchrun.stage import Stage
 from batchrun.status import TaskStatus
 from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import Recorder

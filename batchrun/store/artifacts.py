@@ -24,6 +24,7 @@ class RunFolder:
         folds/                   results that are combined in part, while the run goes on
         quarantine/SESSION/      rows of chunks that were given up, many chunks a file
         combined.arrow           what ``combine`` gave
+        exhibits.json            figures and tables that the pipeline adds to the report
         report.html report.xlsx  if asked for
     """
 
@@ -65,6 +66,11 @@ class RunFolder:
     def combined(self) -> str:
         """The combined result."""
         return files.join(self.path, "combined.arrow")
+
+    @property
+    def exhibits(self) -> str:
+        """Figures and tables that the pipeline adds to the report."""
+        return files.join(self.path, "exhibits.json")
 
     def plan(self, wave: int, fence: int = 0) -> str:
         """The chunks of one wave, as they were cut by the driver with this fence."""

@@ -172,11 +172,9 @@ class Database:
 
     def _migrate(self) -> None:
         """Bring the tables up to date; quick, and without Alembic, where they already are."""
+        if self._looks_current():
+            return
         with self.engine.connect() as connection:
-            with contextlib.suppress(sa.exc.DBAPIError):
-                if self._fits(connection.execute(_VERSION).scalar()):
-                    return
-            connection.rollback()
             if self._is_current(connection):
                 return
         from alembic import command
@@ -206,6 +204,20 @@ class Database:
                 raise OSError(
                     f"no copy of it could be made before its tables are changed: {error}"
                 ) from error
+
+    def _looks_current(self) -> bool:
+        """Whether there is a version, and it is that of this one; asked of the driver itself, as each opening
+        of a store begins with it. Raises StoreError if it is newer."""
+        error = getattr(self.engine.dialect.dbapi, "Error", Exception)
+        with contextlib.suppress(error), contextlib.closing(self.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                cursor.execute(_VERSION.text)
+                found = cursor.fetchone()
+            finally:
+                cursor.close()
+            return self._fits(found[0] if found else None)
+        return False
 
     def _is_current(self, connection: sa.Connection) -> bool:
         """Whether the tables are those of this version. Raises StoreError if they are of a newer one."""

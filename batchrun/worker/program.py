@@ -94,7 +94,7 @@ def pickle_pipeline(pipeline: Pipeline) -> bytes:
 
     Raises PipelineError as ``pickle_program`` does.
     """
-    return _pickle(pipeline, pipeline, _functions(pipeline, combine=True))
+    return _pickle(pipeline, pipeline, [*_functions(pipeline, combine=True), pipeline.report])
 
 
 def _functions(pipeline: Pipeline, *, combine: bool) -> list[Any]:

@@ -61,6 +61,7 @@ CASES = {
         Case("known_solves", "solves", 60, 5, smoke=4),
         Case("unknown_solves", "solves", 60, 20, smoke=None),
         Case("child", "child", 25_000_000, 51, smoke=1_000),
+        Case("cancelled_solves", "cancelling", 10, 5, smoke=2),
         Case("imports", "startup", 0, 11, smoke=0),
         Case("cold_start", "startup", 0, 5, smoke=None),
         Case("warm_call", "startup", 1_000, 21, smoke=1_000),
