@@ -48,11 +48,13 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         from distributed.dashboard.core import BokehApplication
         from tornado.ioloop import IOLoop
 
+        from batchrun.dashboard.pace import Pace
         from batchrun.dashboard.page import open_page
 
         self._pages = weakref.WeakKeyDictionary()
+        shown = functools.partial(open_page, self.board, pace=Pace(), opened=self._pages.__setitem__)
         page = BokehApplication(
-            {f"/{PAGE}": functools.partial(open_page, self.board, opened=self._pages.__setitem__)},
+            {f"/{PAGE}": shown},
             scheduler,
             prefix=dashboard.prefix,
             template_variables=_link(scheduler),

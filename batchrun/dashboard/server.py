@@ -31,9 +31,11 @@ def serve(host: str, port: int, ready: Callable[[str, Callable[[], None]], objec
     from bokeh.server.server import Server
 
     from batchrun.dashboard.board import Board
+    from batchrun.dashboard.pace import Pace
     from batchrun.dashboard.page import open_page
 
-    page = Application(FunctionHandler(functools.partial(open_page, Board(), None, {"prefix": "/"})))
+    shown = functools.partial(open_page, Board(), None, {"prefix": "/"}, pace=Pace())
+    page = Application(FunctionHandler(shown))
     try:
         taken = _listen(host, port)
         names = {*_NAMES, host}
