@@ -33,6 +33,8 @@ REST = 20
 """How many times as long as a look took there is none after it."""
 BINS = 500
 """Bins of the throughput, about."""
+TELL_EVERY = 0.05
+"""Seconds between two messages of some ten thousand chunks each."""
 AT_ONCE = 0.01
 """Seconds that who asks for a run is held up by what is new in it."""
 FAILURES = 12
@@ -60,6 +62,7 @@ class Follower:
         """What the board is to be told; who asks for the run tells it, so that it is never half changed
         while it is drawn."""
         self._facts: dict[str, Any] = {}
+        self._told = False
         self._look_at = float("-inf")
         self._asked = self._asked_first = time.monotonic()
         self._stop = threading.Event()
@@ -88,7 +91,7 @@ class Follower:
     def _follow(self) -> None:
         try:
             while not self._left():
-                publisher = Publisher(self._take)
+                publisher = Publisher(self._take, interval=TELL_EVERY)
                 try:
                     watch_run(self._store_url, self._run_id, [publisher], until=self._is_enough)
                 finally:
@@ -112,12 +115,14 @@ class Follower:
 
     def _is_enough(self) -> bool:
         """Asked before each look at the events: whether there shall be no more."""
-        with contextlib.suppress(BatchrunError):  # the watching says so, and waits
-            self._look()
+        if self._told:  # first what its chunks came to
+            with contextlib.suppress(BatchrunError):  # the watching says so, and waits
+                self._look()
         return self._left()
 
     def _take(self, values: Mapping[str, Any]) -> None:
         """Called by the publisher, in a thread of its own."""
+        self._told = True
         self._news.append(partial(self._board.take, {**values, **self._facts}))
 
     def _look(self, *, now: bool = False) -> None:

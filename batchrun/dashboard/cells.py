@@ -79,8 +79,8 @@ class Cells:
             self._cell = np.full(len(state.codes), -1)
             self._cell[order] = np.arange(len(order)) // self.size
             state = state.of(order)
-        in_cell = np.arange(len(order)) // self.size
-        codes = np.bincount(in_cell * (CUT + 1) + state.codes, minlength=cells * (CUT + 1))
+        first = np.repeat(np.arange(cells) * (CUT + 1), self.size)[: len(order)]
+        codes = np.bincount(first + state.codes, minlength=cells * (CUT + 1))
         self._codes: npt.NDArray[np.int64] = codes.reshape(cells, CUT + 1)
         self.rows: npt.NDArray[np.int64] = np.zeros(cells, np.int64)
         """Input rows of the settled chunks."""

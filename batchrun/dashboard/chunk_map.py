@@ -11,14 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from bokeh.events import DocumentReady
 from bokeh.models import (
-    AllIndices,
-    CDSView,
     ColumnDataSource,
     CustomJS,
     CustomJSHover,
     GlyphRenderer,
     HoverTool,
-    IndexFilter,
     InlineStyleSheet,
     LinearColorMapper,
     Range1d,
@@ -151,8 +148,7 @@ class ChunkMap:
         )
 
     def _text(self, x: str, y: str, **looks: Any) -> GlyphRenderer:
-        view = CDSView(filter=IndexFilter([]))
-        texts = self.figure.text(x, y, source=self._source, view=view, **looks)
+        texts = self.figure.text(x, y, source=self._source, visible=False, **looks)
         texts.nonselection_glyph = None  # a tile that is not chosen looks as ever
         return texts
 
@@ -219,7 +215,7 @@ class ChunkMap:
         self._tiles.glyph.border_radius = _ROUND if len(cells) <= _ROUND_UP_TO else 0
         # A browser draws texts one by one, empty ones too.
         for texts, most in ((self._symbols, _SYMBOLS_UP_TO), (self._numbers, _NUMBERS_UP_TO)):
-            texts.view.filter = AllIndices() if len(cells) <= most else IndexFilter([])
+            texts.visible = len(cells) <= most
         self._source.data = _columns(cells, across)
 
 

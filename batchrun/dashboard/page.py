@@ -19,6 +19,7 @@ from batchrun.dashboard.chunk_map import ChunkMap
 from batchrun.dashboard.durations import Durations
 from batchrun.dashboard.gaps import Gaps
 from batchrun.dashboard.lanes import Lanes
+from batchrun.dashboard.opening import WrittenDown, leave_lightly
 from batchrun.dashboard.pace import LOOK_EVERY, Pace
 from batchrun.dashboard.peaks import Peaks
 from batchrun.dashboard.permission import may_act
@@ -49,11 +50,14 @@ def open_page(
     pace: Pace,
     opened: Callable[[Any, Any], object] = lambda doc, callback: None,
 ) -> None:
-    """Fill *doc* with a page that shows *board*, in the frame of Dask's own pages.
+    """Fill *doc* with a page that shows *board*, in the frame of Dask's own pages; does so once.
 
+    It may be called in any thread, as *board* is not looked at before a browser asked for the document.
     *extra* holds what the template of that frame needs, *pace* is that of all pages here, and *opened* is
     called with the document and the callback that keeps it up to date.
     """
+    if doc.roots:
+        return
     request = getattr(doc.session_context, "request", None)
     wanted = _argument(request, "run")
     page = Page(board, pace=pace, acts=may_act(request), wanted=wanted)
@@ -61,8 +65,14 @@ def open_page(
     doc.add_root(page.root)
     frame.surround(doc, extra, within_dask=scheduler is not None)
     page.follow(doc)
-    page.update()
-    callback = without_property_validation(page.look)
+    leave_lightly(doc)
+    written = WrittenDown(doc)
+
+    def look() -> None:
+        if written.asked and _is_connected(doc):
+            page.look()
+
+    callback = without_property_validation(look)
     opened(doc, doc.add_periodic_callback(callback, round(1000 * LOOK_EVERY)))
 
 
@@ -82,7 +92,7 @@ class Page:
         """*acts* says whether who looks may stop runs too, *wanted* is the run to begin with."""
         self._clock = clock
         self._pace = Pace() if pace is None else pace
-        self._drawn = self._looked = self._pace.now()
+        self._drawn, self._looked = float("-inf"), self._pace.now()
         self._archive = archive
         self._acts = acts
         self._shelf = Shelf(board, archive)
@@ -121,6 +131,7 @@ class Page:
         """The run that is shown; empty if there is none."""
         self._filling = False
         self._empty = self._div(panels.EMPTY)
+        self._empty.visible = False
         self._spoken = self._div(
             css_classes=["unseen"], **frame.attributes(role="status", aria_live="polite")
         )
@@ -153,12 +164,12 @@ class Page:
         listed = self._shelf.listed(now)
         run_id = self._selected(listed)
         view = self._shelf.view(run_id, now) if run_id else None
+        self._empty.visible, self._full.visible = view is None, view is not None
         if view is None:
             return
         if run_id != self.run_id:
             self.run_id = run_id
             self.choose_chunk(None)
-        self._empty.visible, self._full.visible = False, True
         why = archive.why(run_id) if archive is not None else None
         self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now, why or "")
@@ -309,6 +320,12 @@ class Page:
 
 
 _ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10, "stylesheets": [frame.NARROW]}
+
+
+def _is_connected(doc: Any) -> bool:
+    """Whether a browser has *doc* open; one that went away may come back for half a minute."""
+    session = getattr(doc.session_context, "session", None)
+    return session is None or session.connection_count > 0
 
 
 def _argument(request: Any, name: str) -> str:

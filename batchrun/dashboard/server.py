@@ -31,11 +31,12 @@ def serve(host: str, port: int, ready: Callable[[str, Callable[[], None]], objec
     from bokeh.server.server import Server
 
     from batchrun.dashboard.board import Board
+    from batchrun.dashboard.opening import Ahead
     from batchrun.dashboard.pace import Pace
     from batchrun.dashboard.page import open_page
 
     shown = functools.partial(open_page, Board(), None, {"prefix": "/"}, pace=Pace())
-    page = Application(FunctionHandler(shown))
+    page = Application(FunctionHandler(shown), Ahead(shown))
     try:
         taken = _listen(host, port)
         names = {*_NAMES, host}

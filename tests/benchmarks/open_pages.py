@@ -73,6 +73,8 @@ async def _listen(
     listened.answered = time.perf_counter() - began
     socket = address.partition("?")[0].replace("http", "ws", 1) + "/ws"
     connection = await websocket_connect(socket, subprotocols=["bokeh", found.group(1)])
+    while '"ACK"' not in str(await connection.read_message()):
+        pass
     request = Protocol().create("PULL-DOC-REQ")
     for part in (request.header_json, request.metadata_json, request.content_json):
         await connection.write_message(part)
@@ -85,15 +87,16 @@ async def _listen(
         for text in texts:
             if text not in listened.heard and isinstance(frame, str) and text in frame:
                 listened.heard[text] = time.perf_counter() - began
+    raise OSError(f"the server closed the connection: {connection.close_code} {connection.close_reason}")
 
 
 async def _main(address: str, count: int, texts: list[str]) -> None:
     listened, began = Listened(count), time.perf_counter()
     opened = [asyncio.Event() for _ in range(count)]
     tasks = [asyncio.create_task(_listen(address, listened, began, event, texts)) for event in opened]
-    both = asyncio.gather(*(event.wait() for event in opened))
-    await asyncio.wait([*tasks, both], return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
+    for task, event in zip(tasks, opened, strict=True):
+        waiting = asyncio.create_task(event.wait())
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
     print("open", flush=True)
