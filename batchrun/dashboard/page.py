@@ -102,9 +102,8 @@ class Page:
         self._durations, self._gaps = Durations(self._css), Gaps(self._css)
         self._lanes, self._peaks = Lanes(self._css), Peaks(self._css)
         self._headline, self._which, self._outcomes = self._div(), self._div(), self._div()
-        self._slots = self._div()
-        self._running, self._failures = self._box("Running chunks", 168), self._box("Latest failures", 168)
-        self._runs, self._story = self._box("Runs", 260), self._box("The chunk", 330)
+        self._slots, self._running, self._failures = self._div(), self._div(), self._div()
+        self._runs, self._story = self._div(), self._div()
         self._select = Select(
             title="Run to show",
             options=[],
@@ -251,7 +250,7 @@ class Page:
 
     def _lay_out(self) -> Any:
         side = {"width": 336}
-        self._list = self._card(self._title("Runs"), self._runs)
+        self._list = self._card(self._title("Runs"), self._box("Runs", 260, self._runs))
         self._memory = self._card(self._title("Peak memory"), self._peaks.note, self._peaks.figure)
         self._workers = self._card(self._title("Workers"), self._lanes.note, self._lanes.figure)
         lines = (
@@ -274,7 +273,10 @@ class Page:
                 **_ROW,
             ),
             row(
-                self._card(row(self._title("Chunk"), self._number, sizing_mode="stretch_width"), self._story),
+                self._card(
+                    row(self._title("Chunk"), self._number, sizing_mode="stretch_width"),
+                    self._box("The chunk", 330, self._story),
+                ),
                 **_ROW,
             ),
             row(
@@ -284,8 +286,8 @@ class Page:
                 **_ROW,
             ),
             row(
-                self._card(self._title("Running"), self._running),
-                self._card(self._title("Latest failures"), self._failures),
+                self._card(self._title("Running"), self._box("Running chunks", 168, self._running)),
+                self._card(self._title("Latest failures"), self._box("Latest failures", 168, self._failures)),
                 **_ROW,
             ),
             self._workers,
@@ -306,13 +308,14 @@ class Page:
             **looks,
         )
 
-    def _box(self, label: str, height: int) -> Div:
+    def _box(self, label: str, height: int, text: Div) -> Any:
         """A text that scrolls where it is higher than so many pixels.
 
-        It is this element that scrolls and has the focus, since what is in it is replaced.
+        It is what is around the text that scrolls and has the focus, since Bokeh makes the text anew.
         """
         attributes = frame.attributes(role="region", aria_label=label, tabindex="0")
-        return self._div(styles={"max-height": f"{height}px", "overflow-y": "auto"}, **attributes)
+        looks = {"max-height": f"{height}px", "overflow-y": "auto"}
+        return column(text, styles=looks, stylesheets=[self._css], sizing_mode="stretch_width", **attributes)
 
     def _card(self, *children: Any, **size: Any) -> Any:
         size = size or {"sizing_mode": "stretch_width"}
