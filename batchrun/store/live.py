@@ -196,7 +196,7 @@ def _all_of(kind: type[_Part], listed: Iterable[Mapping[str, Any]]) -> tuple[_Pa
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _end_of(text: str, most: int) -> str:
