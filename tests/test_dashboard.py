@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import threading
 import time
@@ -9,9 +11,11 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bokeh.core.properties import validate
 from bokeh.document import Document
 from bokeh.protocol import Protocol
 
@@ -30,8 +34,9 @@ from batchrun.dashboard.message import (
     code_of,
     pack_cuts,
 )
+from batchrun.dashboard.opening import Ahead
 from batchrun.dashboard.pace import Pace
-from batchrun.dashboard.page import Page
+from batchrun.dashboard.page import Page, open_page
 from batchrun.dashboard.publisher import Publisher
 from batchrun.dashboard.spread import SecondsTally
 from batchrun.events import (
@@ -693,6 +698,38 @@ class TestChunkMap:
             shown = ChunkMap()
             shown.update(self.view(2, RUNNING))
             Document().add_root(shown.figure)
+
+
+class TestOpening:
+    @pytest.mark.parametrize("checked", [True, False])
+    def test_a_page_is_made_in_a_thread_and_made_again_if_it_went_wrong_there(self, checked):
+        here, made = threading.get_ident(), []
+
+        def fill(doc, checked=True):
+            made.append(threading.get_ident())
+            with validate(checked):
+                open_page(Board(), None, {"prefix": "/"}, doc, pace=Pace())
+
+        async def opened(doc, fill):
+            ahead._fill = fill
+
+            async def give(func):
+                await func(doc)
+
+            await ahead.on_session_created(SimpleNamespace(with_locked_document=give))
+
+        ahead, first, second = Ahead(fill), Document(), Document()
+        asyncio.run(opened(first, fill))
+        assert first.roots == []  # nothing to compare it with yet
+        fill(first)
+        ahead.modify_document(first)
+        asyncio.run(opened(second, functools.partial(fill, checked=checked)))
+        assert made[-1] != here
+        assert bool(second.roots) == checked
+        fill(second)
+        assert len(second.roots) == 1
+        assert len(second.session_callbacks) == 1
+        assert second.to_json().content["roots"]
 
 
 class TestPace:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
 from bokeh.models import Div, InlineStyleSheet, NumericInput, Select
 
@@ -72,8 +71,7 @@ def open_page(
         if written.asked and _is_connected(doc):
             page.look()
 
-    callback = without_property_validation(look)
-    opened(doc, doc.add_periodic_callback(callback, round(1000 * LOOK_EVERY)))
+    opened(doc, doc.add_periodic_callback(look, round(1000 * LOOK_EVERY)))
 
 
 class Page:

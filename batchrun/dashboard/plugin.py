@@ -70,6 +70,8 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         """The scheduler ends; pages that are open still show what they have."""
         metrics.hide(self.board)
         for doc, callback in list((self._pages or {}).items()):
+            if doc.session_context is None:  # given up, but not yet collected
+                continue
             with contextlib.suppress(ValueError):  # the tab was closed meanwhile
                 doc.remove_periodic_callback(callback)
 
