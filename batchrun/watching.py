@@ -184,11 +184,10 @@ class _Watch:
 
     def _begin(self, record: RunRecord) -> None:
         """A session of the run began, or is the first that is seen."""
-        earlier, now = self.news.standing(record)
+        standing = self.news.standing(record)
         dashboard = self._dashboard()
-        self.session = record.started
         self.settled = np.zeros(max(record.chunks, 1), bool)
-        self.earlier = len(earlier), int(earlier.rows.sum())
+        self.earlier = standing.earlier
         self.planned, self.rows_planned, self.running, self.stopping = (0, 0), 0, {}, False
         self.waits, self.slots = "", ((), 0)
         self._tell(
@@ -206,12 +205,13 @@ class _Watch:
         )
         self._plan(record)
         self._cut(record)
-        if len(earlier):
-            self._mark(earlier)
-            self._tell(
-                ChunksRecalled(self.run_id, self.clock(), earlier.chunks, earlier.outcomes, earlier.rows)
-            )
-        self._settle(now)
+        for earlier, now in standing.parts:
+            if len(earlier):
+                self._mark(earlier)
+                columns = (earlier.chunks, earlier.outcomes, earlier.rows)
+                self._tell(ChunksRecalled(self.run_id, self.clock(), *columns))
+            self._settle(now)
+        self.session = record.started  # if the store failed meanwhile, all is told anew
 
     def _dashboard(self) -> str:
         """The live page of the service that has the run; empty if there is none."""

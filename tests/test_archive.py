@@ -24,6 +24,7 @@ from batchrun.dashboard.page import Page
 from batchrun.dashboard.shelf import Shelf
 from batchrun.events import RunStarted
 from batchrun.outcome import Outcome, RunState
+from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.runs import RunStore
 
 SUCCEEDED, FAILED = code_of(Outcome.SUCCEEDED), code_of(Outcome.FAILED)
@@ -43,6 +44,12 @@ def refuse_seven(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
     ctx.log.warning("looking at %s", list(chunk["x"]))
     if (chunk["x"] == 7).any():
         raise ValueError(f"seven {EVIL}")
+    return chunk
+
+
+def improve(chunk: pd.DataFrame, ctx: ChunkContext) -> pd.DataFrame:
+    for value in (40.0, 30.0, 20.0):
+        ctx.incumbent(chunk, objective=value, bound=10.0)
     return chunk
 
 
@@ -164,6 +171,37 @@ class TestARunThatHasEnded:
         assert [one.outcome for one in story.attempts] == [Outcome.FAILED]
         assert f"seven {EVIL}" in story.attempts[0].error
         assert "looking at [7]" in story.log
+
+    def test_has_the_answers_of_its_solves_though_no_page_was_open(self, archive: StoreArchive) -> None:
+        pipe = Pipeline("solves", split=by_rows(1), stages=[Stage(improve)])
+        report = run_pipeline(pipe, pd.DataFrame({"x": range(3)}), cluster="inline", progress=False)
+        work = until(lambda: archive.work(report.run_id))
+        assert sorted(solve.line.chunk for solve in work.solves) == [0, 1, 2]
+        for solve in work.solves:
+            assert [point.objective for point in solve.history] == [40.0, 30.0, 20.0]
+            assert (solve.gap, solve.runs) == (0.5, False)
+        story = until(lambda: archive.story(report.run_id, 1))
+        assert [solve.line.chunk for solve in story.solves] == [1]
+        page = Page(Board(), archive=lambda: archive)
+
+        def drawn() -> bool:
+            page.update()
+            return page._gaps.figure.visible
+
+        assert until(drawn)
+        assert "gap 50 %" in page._gaps.note.text
+
+    def test_that_goes_on_tells_how_its_solves_began(self, archive: StoreArchive) -> None:
+        report = ran(8)
+        answers = ((1.0, 40.0, None), (5.0, 30.0, 10.0))
+        solving = RunningChunk(
+            1, "solve", 1, "w", 1_000.0, rows=1, objective=30.0, bound=10.0, answers=answers
+        )
+        with RunStore(load_settings().store_url) as store:
+            store.take_over(report.run_id).save_live(LiveState(1_009.0, (solving,)))
+        [solve] = until(lambda: archive.work(report.run_id)).solves
+        assert [(point.seconds, point.objective, point.bound) for point in solve.history] == list(answers)
+        assert (solve.runs, solve.line.seconds) == (True, 9.0)
 
     def test_is_left_when_nobody_asks(self, archive: StoreArchive, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("batchrun.archive.following.LEFT_AFTER", 0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 import threading
 import time
@@ -9,15 +11,19 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from bokeh.core.properties import validate
 from bokeh.document import Document
 from bokeh.protocol import Protocol
 
 from batchrun.dashboard import panels
 from batchrun.dashboard.board import Board, Throughput
-from batchrun.dashboard.chunk_map import COLORS, LABELS, SYMBOLS, ChunkMap, cells_of
+from batchrun.dashboard.cells import MOST_CELLS, Cells, ChunkState
+from batchrun.dashboard.chunk_map import COLORS, INKS, LABELS, SYMBOLS, ChunkMap
+from batchrun.dashboard.frame import HIDDEN
 from batchrun.dashboard.message import (
     CUT,
     RUNNING,
@@ -28,8 +34,11 @@ from batchrun.dashboard.message import (
     code_of,
     pack_cuts,
 )
-from batchrun.dashboard.page import Page
+from batchrun.dashboard.opening import Ahead
+from batchrun.dashboard.pace import Pace
+from batchrun.dashboard.page import Page, open_page
 from batchrun.dashboard.publisher import Publisher
+from batchrun.dashboard.spread import SecondsTally
 from batchrun.events import (
     AttemptEnded,
     AttemptsSolved,
@@ -48,6 +57,7 @@ from batchrun.events import (
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome, RunState
 from batchrun.progress import RunningLine
 from batchrun.status import TaskStatus
+from tests.contrast import contrast
 from tests.told import chunk_settled, chunks_recalled, solved_attempts
 
 SCRIPT = "<script>alert(1)</script>"
@@ -113,6 +123,11 @@ def size(values):
 def message(run_id="r", **changes):
     fields = {"at": 101.0, "started": 100.0, "rows_in": 1_000, "pipeline": "delays"} | changes
     return Message(run_id, **fields)
+
+
+def cells_of(view, most=MOST_CELLS):
+    """The tiles of a run, counted from all of its chunks."""
+    return Cells(view.order, ChunkState(view.codes, view.rows, view.seconds), most=most)
 
 
 class TestMessages:
@@ -615,15 +630,138 @@ class TestChunkMap:
         board.take(message(chunks_planned=chunks, changed=all_succeeded(np.sort(order[:20_000]))).as_dict())
         shown.update(board.get("r"))
         (patch,) = sent
-        assert set(patch.patches) == {"code", "alpha", "condition", "facts"}
+        assert set(patch.patches) == {"code", "alpha", "settled", "rows", "seconds"}
         parts = Protocol().create("PATCH-DOC", sent)
-        assert len(parts.content_json) + sum(len(part.to_bytes()) for part in parts.buffers) < 350_000
+        assert len(parts.content_json) + sum(len(part.to_bytes()) for part in parts.buffers) < 100_000
+
+    def test_tiles_that_were_changed_chunk_by_chunk_are_those_that_are_counted_anew(self):
+        board, rng, planned = Board(), np.random.default_rng(7), 9_000
+        for step in range(40):
+            chunks = np.sort(rng.choice(planned, 500, replace=False))
+            fresh = {
+                int(chunk): (code, 10 * (code > RUNNING), 1.5 * (code > RUNNING))
+                for chunk, code in zip(chunks, rng.integers(0, CUT, len(chunks)).tolist(), strict=True)
+            }
+            cuts = {int(chunks[0]): (planned, planned + 1)} if step % 10 == 5 else {}
+            planned += 2 * len(cuts)
+            state = "cancelled" if step == 39 else "running"
+            told = {
+                "chunks_planned": planned,
+                "changed": packed(fresh),
+                "cuts": pack_cuts(cuts),
+                "state": state,
+            }
+            board.take(message(**told).as_dict())
+            view = board.get("r")
+            kept, counted = view.cells, cells_of(view)
+            assert kept.size > 1
+            for name in ("numbers", "code", "settled", "rows", "seconds", "alpha", "first", "last"):
+                assert getattr(kept, name).tolist() == pytest.approx(getattr(counted, name).tolist())
+            assert view.counts.tolist() == np.bincount(view.codes, minlength=CUT + 1).tolist()
+            spread, anew = view.spread.spread(), SecondsTally()
+            anew.count(view.codes, view.seconds)
+            assert (spread.total, spread.median) == (anew.spread().total, anew.spread().median)
+
+    def test_two_tabs_are_each_sent_what_changed_since_they_looked(self):
+        board = Board()
+        board.take(message(chunks_planned=1_000).as_dict())
+        tabs, sent = [ChunkMap(), ChunkMap()], [[], []]
+        documents = [Document(), Document()]
+        for tab, document, events in zip(tabs, documents, sent, strict=True):
+            tab.update(board.get("r"))
+            document.add_root(tab.figure)
+            document.on_change(events.append)
+        for chunk in (7, 8):
+            board.take(message(chunks_planned=1_000, changed=packed({chunk: (2, 10, 1.0)})).as_dict())
+            tabs[0].update(board.get("r"))
+        tabs[1].update(board.get("r"))
+        patched = [[[number for number, _ in patch.patches["code"]] for patch in events] for events in sent]
+        assert patched == [[[7], [8]], [[7, 8]]]
+
+    @pytest.mark.parametrize("width", [300, 960, 2_000])
+    def test_tiles_are_about_square_however_wide_the_browser_says_that_the_map_is(self, width):
+        shown = ChunkMap()
+        shown.update(self.view(*[2] * 400))
+        shown._resized("inner_width", 0, width)
+        across, lines = shown.figure.x_range.end, shown.figure.y_range.start
+        assert (width / across) / (shown.figure.height / lines) == pytest.approx(1, abs=0.25)
+        assert across * lines >= 400
+
+    def test_signs_can_be_read_on_their_tiles(self):
+        weak = {
+            ink: color for ink, color in zip(INKS[1:], COLORS[1:], strict=True) if contrast(ink, color) < 4.5
+        }
+        assert weak == {}
 
     def test_two_tabs_can_show_the_same_run(self):
         for _ in range(2):
             shown = ChunkMap()
             shown.update(self.view(2, RUNNING))
             Document().add_root(shown.figure)
+
+
+class TestOpening:
+    @pytest.mark.parametrize("checked", [True, False])
+    def test_a_page_is_made_in_a_thread_and_made_again_if_it_went_wrong_there(self, checked):
+        here, made = threading.get_ident(), []
+
+        def fill(doc, checked=True):
+            made.append(threading.get_ident())
+            with validate(checked):
+                open_page(Board(), None, {"prefix": "/"}, doc, pace=Pace())
+
+        async def opened(doc, fill):
+            ahead._fill = fill
+
+            async def give(func):
+                await func(doc)
+
+            await ahead.on_session_created(SimpleNamespace(with_locked_document=give))
+
+        ahead, first, second = Ahead(fill), Document(), Document()
+        asyncio.run(opened(first, fill))
+        assert first.roots == []  # nothing to compare it with yet
+        fill(first)
+        ahead.modify_document(first)
+        asyncio.run(opened(second, functools.partial(fill, checked=checked)))
+        assert made[-1] != here
+        assert bool(second.roots) == checked
+        fill(second)
+        assert len(second.roots) == 1
+        assert len(second.session_callbacks) == 1
+        assert second.to_json().content["roots"]
+
+
+class TestPace:
+    def pace(self):
+        now = [100.0]
+        return Pace(lambda: now[0]), now
+
+    def test_a_page_is_drawn_twice_a_second_if_that_takes_little(self):
+        pace, now = self.pace()
+        assert not pace.is_turn(drawn=99.7, looked=99.9)
+        assert pace.is_turn(drawn=99.5, looked=99.9)
+        with pace.drawing():
+            now[0] += 0.002
+        now[0] += 0.05
+        assert pace.is_turn(drawn=99.5, looked=now[0] - 0.1)
+
+    def test_after_a_drawing_that_took_long_no_page_is_drawn_for_a_while(self):
+        pace, now = self.pace()
+        with pace.drawing():
+            now[0] += 0.1
+        now[0] += 1.5
+        assert not pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
+        now[0] += 0.5
+        assert pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
+
+    def test_while_the_loop_is_late_no_page_is_drawn(self):
+        pace, now = self.pace()
+        assert not pace.is_turn(drawn=0.0, looked=99.0)
+        now[0] += 0.5
+        assert not pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
+        now[0] += 0.5
+        assert pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
 
 
 class _Tags(HTMLParser):
@@ -680,6 +818,22 @@ class TestPage:
         board.take(message("d", started=4.0).as_dict())
         page.update()
         assert page._select.value == "d"
+
+    def test_behind_another_tab_it_is_not_drawn_and_in_front_at_once(self):
+        board, now = Board(), [0.0]
+        page = Page(board, archive=lambda: None, pace=Pace(lambda: now[0]))
+        page.root.tags = [HIDDEN]
+        board.take(message("a", pipeline="first").as_dict())
+        now[0] += 60.0
+        page.look()
+        assert not page._full.visible
+        page.root.tags = []
+        assert page._full.visible
+        board.take(message("a", pipeline="second").as_dict())
+        for _ in range(6):
+            now[0] += 0.1
+            page.look()
+        assert "second" in page._headline.text
 
     def test_rows_add_up_on_the_page(self):
         view = told(

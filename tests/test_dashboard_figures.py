@@ -14,13 +14,22 @@ from bokeh.models import Step
 
 from batchrun.dashboard.board import RunView
 from batchrun.dashboard.difference import send_difference
-from batchrun.dashboard.durations import Durations, spread_of
+from batchrun.dashboard.durations import Durations
 from batchrun.dashboard.gaps import Gaps
 from batchrun.dashboard.lanes import LaneBars, Lanes
 from batchrun.dashboard.looks import plain_figure
 from batchrun.dashboard.message import CUT, RUNNING, WAITING, ChunkColumns, Message, code_of
 from batchrun.dashboard.peaks import Peaks
-from batchrun.dashboard.solves import MOST_POINTS, MOST_SOLVES, Solves
+from batchrun.dashboard.solves import (
+    MOST_POINTS,
+    MOST_SOLVES,
+    Solve,
+    Solves,
+    of_chunk,
+    together,
+    widest,
+)
+from batchrun.dashboard.spread import SecondsTally, Spread
 from batchrun.outcome import Outcome
 from batchrun.progress import RunningLine
 
@@ -79,6 +88,18 @@ def attempts(number, workers=4, **columns):
         "peak_memory": pd.array([2**20 * (1 + name % 50) for name in range(number)], dtype="Int64"),
     }
     return pd.DataFrame(fields | columns)
+
+
+def spread_of(codes, seconds) -> Spread | None:
+    """How the seconds of all these chunks are spread."""
+    tally = SecondsTally()
+    tally.count(codes, seconds)
+    return tally.spread()
+
+
+def heard(solves, chunk):
+    """What a page heard of the solve of a chunk."""
+    return of_chunk(solves.latest_first(), chunk)
 
 
 class Watched:
@@ -210,9 +231,9 @@ class TestSolves:
         solves.take([solving(3, 2.0, 10.0)])
         solves.take([solving(3, 3.0, 10.0, 4.0)])
         solves.take([solving(3, 4.0, 8.0)])
-        told = [(point.seconds, point.objective, point.bound) for point in solves.of(3).history]
+        told = [(point.seconds, point.objective, point.bound) for point in heard(solves, 3).history]
         assert told == [(1.0, 10.0, None), (3.0, 10.0, 4.0), (4.0, 8.0, 4.0)]
-        assert solves.of(3).gap == 0.5
+        assert heard(solves, 3).gap == 0.5
 
     def test_a_chunk_that_tells_no_finite_answer_has_no_history(self):
         solves = Solves()
@@ -223,8 +244,8 @@ class TestSolves:
         solves = Solves()
         for second in range(5_000):
             solves.take([solving(3, float(second), 10_000.0 - second, 0.0)])
-            assert len(solves.of(3).history) <= MOST_POINTS
-        history = solves.of(3).history
+            assert len(heard(solves, 3).history) <= MOST_POINTS
+        history = heard(solves, 3).history
         assert (history[-1].seconds, history[-1].objective) == (4_999.0, 5_001.0)
         apart = np.diff([point.seconds for point in history])
         assert len(history) > MOST_POINTS / 4
@@ -235,55 +256,96 @@ class TestSolves:
             solves = Solves()
             solves.take([solving(3, 8.0, 10.0)])
             solves.take([again])
-            assert [point.objective for point in solves.of(3).history] == [50.0]
+            assert [point.objective for point in heard(solves, 3).history] == [50.0]
 
     def test_a_clock_that_goes_back_a_little_makes_no_new_try(self):
         solves = Solves()
         solves.take([solving(3, 8.0, 10.0)])
         solves.take([solving(3, 7.9, 9.0)])
-        assert [point.seconds for point in solves.of(3).history] == [8.0, 8.0]
+        assert [point.seconds for point in heard(solves, 3).history] == [8.0, 8.0]
 
     def test_a_solve_that_ended_stays_until_its_room_is_needed_and_the_longest_ended_goes_first(self):
         solves = Solves()
         solves.take([solving(0, 1.0, 5.0), solving(1, 1.0, 5.0)])
         solves.take([solving(1, 2.0, 5.0)])
         solves.take([])
-        assert solves.of(0) is not None
+        assert heard(solves, 0) is not None
         solves.take([solving(chunk, 1.0, 5.0) for chunk in range(2, MOST_SOLVES + 1)])
         assert len(solves) == MOST_SOLVES
-        assert solves.of(0) is None
-        assert solves.of(1) is not None
+        assert heard(solves, 0) is None
+        assert heard(solves, 1) is not None
 
     def test_solves_that_run_are_not_dropped_for_others(self):
         solves = Solves()
         lines = [solving(chunk, 1.0, 5.0) for chunk in range(50)]
         for _ in range(3):
             solves.take(lines)
-        assert [chunk for chunk in range(50) if solves.of(chunk)] == list(range(MOST_SOLVES))
+        assert [chunk for chunk in range(50) if heard(solves, chunk)] == list(range(MOST_SOLVES))
 
     def test_of_a_chunk_that_runs_twice_both_are_kept_and_one_that_runs_is_given(self):
         solves = Solves()
         solves.take([solving(3, 5.0, 9.0, worker="a"), solving(3, 1.0, 8.0, worker="b")])
         solves.take([solving(3, 6.0, 9.0, worker="a")])
-        assert solves.of(3).line.worker == "a"
+        assert heard(solves, 3).line.worker == "a"
         assert len(solves) == 2
 
     def test_the_widest_is_the_one_with_the_largest_gap_of_those_that_run(self):
         solves = Solves()
         lines = [solving(1, 1.0, 10.0, 9.0), solving(2, 1.0, 10.0, 5.0), solving(3, 1.0, 10.0)]
         solves.take([*lines, solving(4, 1.0, 10.0, 1.0)])
-        assert solves.widest().line.chunk == 4
+        assert widest(solves.latest_first()).line.chunk == 4
         solves.take(lines)
-        assert solves.widest().line.chunk == 2
+        assert widest(solves.latest_first()).line.chunk == 2
         solves.take([])
-        assert solves.widest().line.chunk == 4
+        assert widest(solves.latest_first()).line.chunk == 4
 
     def test_a_run_keeps_histories_of_its_session_and_none_runs_after_its_end(self):
         view = view_of(run_with(solving(3, 1.0, 5.0)), message(running=None))
-        assert view.solves.of(3).runs
+        assert heard(view.solves, 3).runs
         view.take(message(running=None, state="succeeded"), 0.0)
-        assert not view.solves.of(3).runs
-        assert RunView(message(started=200.0), 0.0).solves.widest() is None
+        assert not heard(view.solves, 3).runs
+        assert widest(RunView(message(started=200.0), 0.0).solves.latest_first()) is None
+
+
+class TestSolvesOfTheStore:
+    def recorded(self, chunk, *answers, runs=False, **changes):
+        told = [(seconds, objective, None) for seconds, objective in answers]
+        return Solve.recorded(solving(chunk, *answers[-1], **changes), told, runs=runs)
+
+    def test_one_that_told_no_answer_is_none(self):
+        assert Solve.recorded(solving(1, 9.0, None), [], runs=True) is None
+        assert self.recorded(1, (1.0, math.nan)) is None
+
+    def test_one_that_runs_begins_as_the_store_knows_and_goes_on_as_the_page_has_heard(self):
+        solves = Solves()
+        solves.take([solving(3, 50.0, 20.0)])
+        solves.take([solving(3, 60.0, 15.0)])
+        stored = self.recorded(3, (1.0, 90.0), (30.0, 40.0), (55.0, 20.0), runs=True)
+        [one] = together(solves, [stored])
+        assert [(point.seconds, point.objective) for point in one.history] == [
+            *[(1.0, 90.0), (30.0, 40.0)],
+            *[(50.0, 20.0), (60.0, 15.0)],
+        ]
+        assert one.runs
+
+    def test_one_that_ended_is_as_it_was_recorded(self):
+        solves = Solves()
+        solves.take([solving(3, 50.0, 20.0)])
+        solves.take([])
+        stored = self.recorded(3, (1.0, 90.0), (52.0, 19.0))
+        assert list(together(solves, [stored])) == [stored]
+
+    def test_another_try_that_runs_is_not_mixed_with_the_one_before(self):
+        solves = Solves()
+        solves.take([solving(3, 2.0, 70.0)])
+        [one] = together(solves, [self.recorded(3, (1.0, 90.0), (52.0, 19.0))])
+        assert [point.seconds for point in one.history] == [2.0]
+
+    def test_latest_first_and_those_that_are_only_stored_among_them(self):
+        solves = Solves()
+        solves.take([solving(1, 2.0, 70.0)])
+        stored = [self.recorded(chunk, (1.0, 90.0)) for chunk in (9, 8)]
+        assert [solve.line.chunk for solve in together(solves, stored)] == [1, 9, 8]
 
 
 class TestGaps:
@@ -331,16 +393,25 @@ class TestGaps:
         for part in ("chunk 2", "solve", "gap 75 %", "node 9"):
             assert part in gaps.note.text
 
-    def test_a_chosen_chunk_is_shown_instead_and_one_that_told_nothing_is_named(self):
+    def test_a_chosen_chunk_is_shown_instead_if_it_told_an_answer(self):
         gaps = Gaps()
         view = view_of(run_with(solving(1, 1.0, 10.0, 9.0), solving(2, 1.0, 10.0, 2.0)))
-        gaps.update(view, 1)
+        gaps.update(view, chunk=1)
         assert "chunk 1" in gaps.note.text
-        gaps.update(view, 7)
-        assert not gaps.figure.visible
-        assert "Nothing is known of answers of chunk 7." in gaps.note.text
-        gaps.update(view, None)
-        assert "chunk 2" in gaps.note.text
+        for chunk in (7, None):
+            gaps.update(view, chunk=chunk)
+            assert "chunk 2" in gaps.note.text
+
+    def test_what_the_store_has_of_a_solve_that_ended_is_drawn_though_no_page_was_open(self):
+        gaps = Gaps()
+        answers = [(1.0, 90.0, 2.0), (4.0, 50.0, math.nan), (9.0, 50.0, 45.0)]
+        ended = Solve.recorded(solving(5, 12.0, 50.0, 45.0), answers, runs=False)
+        gaps.update(view_of(message(state="succeeded")), (ended,))
+        assert gaps.figure.visible
+        assert self.columns(gaps)["time"] == [1.0, 4.0, 9.0, 12.0]
+        assert self.columns(gaps)["bound"] == [2.0, 2.0, 45.0, 45.0]
+        for part in ("chunk 5", "gap 10 %", "runs no more"):
+            assert part in gaps.note.text
 
     def test_what_users_wrote_is_text(self):
         gaps = Gaps()

@@ -11,6 +11,8 @@ import pytest
 from batchrun import Outcome, RunState
 from batchrun.events import SlotUse
 from batchrun.outcome import Attempt
+from batchrun.runner.state import RunningTask
+from batchrun.status import TaskStatus
 from batchrun.store.live import DelayedChunk, LiveState, LiveWorker, RunningChunk, WaitingChunks
 from batchrun.store.runs import ChunkLog, RunRecord, RunStore
 from tests.writing import writer
@@ -29,6 +31,7 @@ RUNNING = RunningChunk(
     objective=80.0,
     bound=60.0,
     log="first\nsecond\n",
+    answers=((1.0, 90.0, None), (4.0, 80.0, 60.0)),
 )
 STATE = LiveState(
     at=1_010.0,
@@ -80,6 +83,15 @@ class TestTheLiveState:
         writer(store, "r").reopen(state=RunState.RUNNING)
 
         assert store.live("r") is None
+
+    def test_has_the_answers_that_a_solve_told_at_its_present_stage_each_once(self):
+        running = RunningTask(None, None, 0.0, [])
+        told = [("load", 9.0, 99.0), ("solve", 1.0, None), ("solve", 2.0, 50.0), ("solve", 3.0, 50.0)]
+        for stage, seconds, objective in [*told, ("solve", 4.0, 40.0)]:
+            status = TaskStatus("key", stage, seconds, objective=objective)
+            running.note_answer(status)
+            running.status = status
+        assert [(one.seconds, one.objective) for one in running.answers.points] == [(2.0, 50.0), (4.0, 40.0)]
 
     def test_is_json_that_every_reader_knows(self):
         solving = replace(RUNNING, share=float("nan"), objective=float("inf"), message="\udcff\0")

@@ -411,7 +411,7 @@ def test_a_run_that_is_not_there_cannot_be_watched(url, store):
 def test_a_look_at_a_run_in_which_nothing_happened_reads_none_of_its_chunks(store, driven):
     solve(driven, *range(10))
     news = store.news("r1")
-    news.standing(news.look().record)
+    list(news.standing(news.look().record).parts)
     list(news.committed())
     said: list[str] = []
 
@@ -438,7 +438,7 @@ def test_a_look_at_a_run_in_which_nothing_happened_reads_none_of_its_chunks(stor
 def test_what_other_runs_commit_is_not_read_again_and_again(store, driven):
     other = store.create(record("r2", state=RunState.RUNNING, started=BEGIN))
     news = store.news("r1")
-    news.standing(news.look().record)
+    list(news.standing(news.look().record).parts)
     for chunk in range(5):
         solve(other, chunk)
         driven.update(heartbeat=float(next(beats)))

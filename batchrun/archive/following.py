@@ -6,8 +6,10 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from batchrun.dashboard.board import Board, RunView, Throughput
@@ -31,6 +33,10 @@ REST = 20
 """How many times as long as a look took there is none after it."""
 BINS = 500
 """Bins of the throughput, about."""
+TELL_EVERY = 0.05
+"""Seconds between two messages of some ten thousand chunks each."""
+AT_ONCE = 0.01
+"""Seconds that who asks for a run is held up by what is new in it."""
 FAILURES = 12
 """Kinds of failure."""
 
@@ -52,7 +58,11 @@ class Follower:
         self._run_id = run_id
         self._failed = failed
         self._board = Board()
+        self._news: deque[Callable[[], object]] = deque()
+        """What the board is to be told; who asks for the run tells it, so that it is never half changed
+        while it is drawn."""
         self._facts: dict[str, Any] = {}
+        self._told = False
         self._look_at = float("-inf")
         self._asked = self._asked_first = time.monotonic()
         self._stop = threading.Event()
@@ -66,7 +76,9 @@ class Follower:
 
     def view(self) -> RunView | None:
         """The run as it stands; None until it is read, and while it has never begun."""
-        self._asked = time.monotonic()
+        self._asked = began = time.monotonic()
+        while self._news and time.monotonic() - began < AT_ONCE:
+            self._news.popleft()()
         return self._board.get(self._run_id)
 
     def stop(self) -> None:
@@ -79,7 +91,7 @@ class Follower:
     def _follow(self) -> None:
         try:
             while not self._left():
-                publisher = Publisher(self._take)
+                publisher = Publisher(self._take, interval=TELL_EVERY)
                 try:
                     watch_run(self._store_url, self._run_id, [publisher], until=self._is_enough)
                 finally:
@@ -103,13 +115,15 @@ class Follower:
 
     def _is_enough(self) -> bool:
         """Asked before each look at the events: whether there shall be no more."""
-        with contextlib.suppress(BatchrunError):  # the watching says so, and waits
-            self._look()
+        if self._told:  # first what its chunks came to
+            with contextlib.suppress(BatchrunError):  # the watching says so, and waits
+                self._look()
         return self._left()
 
     def _take(self, values: Mapping[str, Any]) -> None:
         """Called by the publisher, in a thread of its own."""
-        self._board.take({**values, **self._facts})
+        self._told = True
+        self._news.append(partial(self._board.take, {**values, **self._facts}))
 
     def _look(self, *, now: bool = False) -> None:
         """Ask the store for what events do not tell, unless that was just asked."""
@@ -131,11 +145,14 @@ class Follower:
             "failures": [asdict(_line(kind)) for kind in kinds[:FAILURES]],
         }
         self._facts = facts
-        view = self._board.get(self._run_id)
-        if view is not None:
-            view.know(Throughput.of(width, bins), facts)
+        self._news.append(partial(self._know, Throughput.of(width, bins), facts))
         took = time.monotonic() - began
         self._look_at = time.monotonic() + max(LOOK_EVERY, REST * took)
+
+    def _know(self, throughput: Throughput, facts: Mapping[str, Any]) -> None:
+        view = self._board.get(self._run_id)
+        if view is not None:
+            view.know(throughput, facts)
 
 
 def _line(kind: FailureKind) -> FailureLine:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd  # here, since Bokeh's thread trips over a pandas that another one is just importing
 
+from batchrun.archive.answers import recorded_solves
 from batchrun.archive.errands import Errands
 from batchrun.archive.following import Follower
 from batchrun.dashboard.archive import AttemptLine, ChunkStory, RunLine, Work
@@ -168,16 +169,20 @@ class StoreArchive:
         with RunStore(self._store_url) as store:
             record = store.find(run_id)
             attempts = store.attempts(run_id, latest=ATTEMPTS)
+            solves = recorded_solves(store, run_id, attempts)
         asked = {str(stage["name"]): int(stage.get("memory") or 0) for stage in record.stages}
         bars = LaneBars.of(attempts, record.started)
-        return Work(bars, attempts, {stage: size for stage, size in asked.items() if size}, record.started)
+        asked = {stage: size for stage, size in asked.items() if size}
+        return Work(bars, attempts, asked, record.started, solves)
 
     def _story(self, run_id: str, chunk: int) -> ChunkStory:
         report = RunReport(self._store_url, run_id)
         with RunStore(self._store_url) as store:
             attempts = store.attempts(run_id, chunks=[chunk])
+            solves = recorded_solves(store, run_id, attempts, chunk)
         lines = tuple(map(_attempt, attempts.to_dict("records")))
-        return ChunkStory(chunk, report.why(chunk), lines, shorten(report.logs(chunk).rstrip(), LOG))
+        log = shorten(report.logs(chunk).rstrip(), LOG)
+        return ChunkStory(chunk, report.why(chunk), lines, log, solves)
 
 
 def _line(record: RunRecord, slots: int | None) -> RunLine:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from batchrun.dashboard.board import RunView
     from batchrun.dashboard.lanes import LaneBars
+    from batchrun.dashboard.solves import Solve
 
 __all__ = ["Archive", "AttemptLine", "ChunkStory", "RunLine", "Work", "offer", "offered", "withdraw"]
 
@@ -86,6 +87,8 @@ class ChunkStory:
     """Its attempts, in their order."""
     log: str
     """What they printed and logged; the middle is left out if that is much."""
+    solves: tuple[Solve, ...] = ()
+    """Those of its attempts that told of answers, latest first."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Work:
     """Bytes of memory that each stage asked for, by its name."""
     started: float | None
     """When the session began, in seconds since the epoch."""
+    solves: tuple[Solve, ...] = ()
+    """The solves that run, then those that ended last, as far as they told of answers."""
 
 
 class Archive(Protocol):

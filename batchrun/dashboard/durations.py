@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from bokeh.core.properties import value
 from bokeh.models import (
     BasicTicker,
@@ -23,16 +20,14 @@ from bokeh.models import (
 )
 
 from batchrun.dashboard.board import RunView
+from batchrun.dashboard.chart import Chart
 from batchrun.dashboard.difference import send_difference
-from batchrun.dashboard.looks import FONT, INK, NEUTRAL, QUIET, hover, note, plain_figure, quietly
-from batchrun.dashboard.message import CUT, RUNNING
+from batchrun.dashboard.looks import FONT, INK, NEUTRAL, QUIET, hover, quietly
+from batchrun.dashboard.spread import Spread
 from batchrun.resources import format_seconds
 
-__all__ = ["Durations", "Spread", "spread_of"]
+__all__ = ["Durations"]
 
-_MOST_BINS: Final = 40
-_STEPS: Final = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
-"""Widths that a bin may have, in powers of ten; its edges are multiples, so that bars stay where they are."""
 _LEAST_DECADES: Final = 0.4
 """Powers of ten that the axis shows at least."""
 _EVERY: Final = 1.0
@@ -44,78 +39,19 @@ _ROUND_FIRST: Final = ((1, 10, 100), (2, 5, 20, 30, 50, 200, 500), (1.5, 3, 4, 7
 _UNITS: Final = ((1e-6, 1000), (1e-3, 1000), (1.0, 60), (60.0, 60), (3600.0, 1000))
 """Seconds of each unit of time, and how many of it make the next."""
 
-_INFINITE: Final = 0x7F80
-"""The upper half of an infinite float."""
 
-
-@dataclass(frozen=True)
-class Spread:
-    """How the seconds of chunks are spread."""
-
-    edges: npt.NDArray[np.float64]
-    """Where bins begin and the last one ends, in seconds, shape (bins + 1,)."""
-    chunks: npt.NDArray[np.int64]
-    """Chunks in each bin, shape (bins,)."""
-    median: float
-    """Seconds that half of the chunks did not pass."""
-    high: float
-    """Seconds that 95 of 100 chunks did not pass."""
-
-    @property
-    def total(self) -> int:
-        """All chunks in it."""
-        return int(self.chunks.sum())
-
-
-def spread_of(codes: npt.NDArray[np.uint8], seconds: npt.NDArray[np.float32]) -> Spread | None:
-    """The spread of the *seconds* of those chunks whose code is an outcome; None if there are none.
-
-    Chunks without a time, which earlier sessions settled, are left out. Values are read to within a percent:
-    a message carries the upper half of each float, and halves can be counted quicker than floats sorted.
-    """
-    halves = seconds[(codes > RUNNING) & (codes < CUT)].view(np.uint32) >> 16
-    counts = np.bincount(halves, minlength=_INFINITE)
-    used = np.flatnonzero(counts[1:_INFINITE]) + 1
-    if not len(used):
-        return None
-    values, chunks = (used.astype(np.uint32) << 16).view(np.float32).astype(np.float64), counts[used]
-    up_to = np.cumsum(chunks)
-    median, high = values[np.searchsorted(up_to, np.array([0.5, 0.95]) * up_to[-1])].tolist()
-    powers = np.log10(values)
-    edges = _edges(float(powers[0]), float(powers[-1]), int(up_to[-1]))
-    binned, _ = np.histogram(powers, edges, weights=chunks)
-    return Spread(10**edges, np.rint(binned).astype(np.int64), median, high)
-
-
-def _edges(low: float, high: float, chunks: int) -> npt.NDArray[np.float64]:
-    """Powers of ten between which the bins lie: fewer bins for fewer *chunks*."""
-    most = min(_MOST_BINS, max(10, 2 * math.isqrt(chunks)))
-    step = next(step for step in _STEPS if math.floor(high / step) - math.floor(low / step) < most)
-    return step * np.arange(math.floor(low / step), math.floor(high / step) + 2, dtype=np.float64)
-
-
-class Durations:
+class Durations(Chart):
     """The histogram of the chunks that a run settled, with its median and what 95 of 100 did not pass."""
 
     def __init__(
         self, css: InlineStyleSheet | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__(css, 150, "How long chunks took", x_axis_type="log", x_range=Range1d(0.1, 10))
         self._clock = clock
         self._key = ("", 0.0, -1)
         self._looked = float("-inf")
         self._bars = ColumnDataSource({"left": [], "right": [], "chunks": [], "range": []})
         self._median, self._high = ColumnDataSource({"x": []}), ColumnDataSource({"x": []})
-        self.note = note(css)
-        """How many chunks the figure shows, or that there are none."""
-        self.figure = plain_figure(
-            150,
-            "How long chunks took",
-            x_axis_type="log",
-            x_range=Range1d(0.1, 10),
-            y_range=Range1d(0, 1),
-            visible=False,
-        )
-        """The Bokeh figure; hidden while no chunk is settled."""
         self.figure.xaxis.ticker = FixedTicker(ticks=[])
         self.figure.yaxis.ticker = BasicTicker(min_interval=1, desired_num_ticks=3)
         self.figure.yaxis.formatter = NumeralTickFormatter(format="0.[00]a")
@@ -158,13 +94,12 @@ class Durations:
         if key == self._key or (key[:2] == self._key[:2] and now - self._looked < _EVERY):
             return
         self._key, self._looked = key, now
-        spread = spread_of(view.codes, view.seconds)
-        self.figure.visible = spread is not None
+        spread = view.spread.spread()
         if spread is None:
-            self.note.text = quietly("No chunk is settled yet.")
+            self.hide("No chunk is settled yet.")
             return
         many = f"{spread.total:,} settled chunk{'' if spread.total == 1 else 's'}"
-        self.note.text = quietly(many)
+        self.show(quietly(many))
         self._show(spread)
 
     def _show(self, spread: Spread) -> None:

@@ -10,7 +10,7 @@ from bokeh.core.templates import get_env
 from bokeh.events import DocumentReady
 from bokeh.models import CustomJS, Div, LinearColorMapper
 
-__all__ = ["NARROW", "attributes", "follow_scheme", "surround"]
+__all__ = ["HIDDEN", "NARROW", "attributes", "follow_scheme", "surround", "tell_when_hidden"]
 
 NARROW: Final = """
 @media (max-width: 820px) {
@@ -19,6 +19,9 @@ NARROW: Final = """
 }
 """
 """A style sheet for rows and cards: on a narrow screen they stand one below the other."""
+
+HIDDEN: Final = "hidden"
+"""The tag of a page that nobody sees, as its tab is behind another one."""
 
 _INSIDE: Final = """<style>{% raw %}CSS{% endraw %}</style>
 <script>document.documentElement.lang = "en"</script><main>{{ super() }}</main>"""
@@ -35,6 +38,12 @@ const paint = () => {
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint)
 paint()
+"""
+
+_TELL_HIDDEN: Final = """
+const tell = () => { root.tags = document.hidden ? [hidden] : [] }
+document.addEventListener("visibilitychange", tell)
+if (document.hidden) tell()
 """
 
 
@@ -63,6 +72,11 @@ def follow_scheme(doc: Any, inks: LinearColorMapper, figures: Sequence[Any]) -> 
     Axes and grids read the CSS when they are painted; texts on tiles cannot, so the first of *inks* is set.
     """
     doc.js_on_event(DocumentReady, CustomJS(args={"inks": inks, "figures": list(figures)}, code=_REPAINT))
+
+
+def tell_when_hidden(doc: Any, root: Any) -> None:
+    """Let *root* have the tag HIDDEN as long as the tab that shows *doc* is behind another one."""
+    doc.js_on_event(DocumentReady, CustomJS(args={"root": root, "hidden": HIDDEN}, code=_TELL_HIDDEN))
 
 
 def attributes(**named: str) -> dict[str, Any]:

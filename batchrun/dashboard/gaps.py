@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Any, Final
 
 from bokeh.models import BasicTickFormatter, ColumnDataSource, InlineStyleSheet, Range1d
 
 from batchrun.dashboard.board import RunView
+from batchrun.dashboard.chart import Chart
 from batchrun.dashboard.difference import send_difference
-from batchrun.dashboard.looks import elapsed_axis, hover, note, plain_figure, quietly
-from batchrun.dashboard.solves import Known, Solve
+from batchrun.dashboard.looks import elapsed_axis, hover
+from batchrun.dashboard.solves import Known, Solve, of_chunk, together, widest
 from batchrun.outcome import relative_gap
 from batchrun.progress import describe_gap
 from batchrun.render.gap_curve import ANSWER, BOUND
@@ -27,24 +29,17 @@ _NONE: Final = "No solve has told an answer yet."
 _STEPS: Final = ("time", "objective", "bound")
 
 
-class Gaps:
+class Gaps(Chart):
     """The curves of one solve: of the chunk that was chosen, or else the one with the largest gap."""
 
     def __init__(self, css: InlineStyleSheet | None = None) -> None:
-        self._key: tuple[str, float, int, int | None] = ("", 0.0, -1, None)
+        label = "Best answer and bound of a solve over time"
+        super().__init__(css, 150, label, x_range=Range1d(0, _SHORTEST))
+        self._key: tuple[object, ...] = ()
+        self._recorded: Sequence[Solve] = ()
         self._curves = ColumnDataSource(_columns([]))
         self._steps = ColumnDataSource({name: [] for name in _STEPS})
         self._area = ColumnDataSource({name: [] for name in _STEPS})
-        self.note = note(css)
-        """Which solve it is and what it said last, or that there is none; belongs above the figure."""
-        self.figure = plain_figure(
-            150,
-            "Best answer and bound of a solve over time",
-            x_range=Range1d(0, _SHORTEST),
-            y_range=Range1d(0, 1),
-            visible=False,
-        )
-        """The Bokeh figure; hidden while there is no solve."""
         self._draw()
 
     def _draw(self) -> None:
@@ -62,25 +57,29 @@ class Gaps:
         plot.yaxis.formatter = BasicTickFormatter(use_scientific=True, power_limit_high=6)
         plot.yaxis.ticker.desired_num_ticks = 4
 
-    def update(self, view: RunView, chunk: int | None = None) -> None:
-        """Show a solve of *view*, which may be another run than before: that of *chunk*, if one is chosen."""
+    def update(self, view: RunView, recorded: Sequence[Solve] = (), chunk: int | None = None) -> None:
+        """Show a solve of *view*, which may be another run than before.
+
+        Args:
+            view: The run, and what it told of its solves.
+            recorded: What the store has of them; the same sequence is looked at once.
+            chunk: The chunk whose solve is shown, if one is chosen that has one.
+        """
         message = view.message
         key = (message.run_id, message.started, view.version, chunk)
-        if key == self._key:
+        if key == self._key and recorded is self._recorded:
             return
-        self._key = key
-        solve = view.solves.widest() if chunk is None else view.solves.of(chunk)
+        self._key, self._recorded = key, recorded
+        known = together(view.solves, recorded)
+        solve = of_chunk(known, chunk) if chunk is not None else None
+        solve = solve or widest(known)
         if solve is None:
-            self.figure.visible = False
-            known = len(view.solves) and chunk is not None
-            text = f"Nothing is known of answers of chunk {chunk:,}." if known else _NONE
-            self.note.text = quietly(text)
+            self.hide(_NONE)
             return
-        self.note.text = _title(solve)
-        self._show(solve)
-        self.figure.visible = True
+        self.show(_title(solve))
+        self._draw_solve(solve)
 
-    def _show(self, solve: Solve) -> None:
+    def _draw_solve(self, solve: Solve) -> None:
         last = solve.history[-1]
         end = max(solve.line.seconds, last.seconds)
         points = [*solve.history, Known(end, last.objective, last.bound)]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bokeh.models import ColumnDataSource, FixedTicker, InlineStyleSheet, Range1d
 
+from batchrun.dashboard.chart import Chart
 from batchrun.dashboard.difference import send_difference
-from batchrun.dashboard.looks import elapsed_axis, hover, note, plain_figure, quietly
+from batchrun.dashboard.looks import elapsed_axis, hover, quietly
 from batchrun.outcome import Outcome
 from batchrun.render.timeline import bars_of, columns_of, lane_labels
 
@@ -56,22 +57,14 @@ class LaneBars:
         return cls(columns, lanes, told)
 
 
-class Lanes:
+class Lanes(Chart):
     """The timeline by worker, in the colours of the outcomes; bars that changed are sent."""
 
     def __init__(self, css: InlineStyleSheet | None = None) -> None:
+        ranges = {"x_range": Range1d(0, _SHORTEST), "y_range": Range1d(1, 0)}
+        super().__init__(css, _LEAST_HEIGHT + _AXIS_HEIGHT, "Attempts by worker over time", **ranges)
         self._shown: LaneBars | None = None
         self._source = ColumnDataSource({name: [] for name in _COLUMNS})
-        self.note = note(css)
-        """What was merged or left out, or that no attempt has ended; empty if there is nothing to say."""
-        self.figure = plain_figure(
-            _LEAST_HEIGHT + _AXIS_HEIGHT,
-            "Attempts by worker over time",
-            x_range=Range1d(0, _SHORTEST),
-            y_range=Range1d(1, 0),
-            visible=False,
-        )
-        """The Bokeh figure; hidden while no attempt has ended."""
         self._draw()
 
     def _draw(self) -> None:
@@ -98,10 +91,10 @@ class Lanes:
         if bars is self._shown and bars is not None:
             return
         self._shown = bars
-        self.figure.visible = bars is not None and bool(bars.lanes)
-        self.note.text = quietly(bars.note if bars is not None else _UNKNOWN)
         if bars is None or not bars.lanes:
+            self.hide(bars.note if bars is not None else _UNKNOWN)
             return
+        self.show(quietly(bars.note))
         send_difference(self._source, bars.columns)
         self.figure.x_range.end = max(_SHORTEST, 1.005 * float(max(bars.columns["right"])))
         self._name_lanes(bars.lanes)

@@ -11,7 +11,18 @@ from bokeh.plotting import figure
 
 from batchrun.dashboard import frame
 
-__all__ = ["FONT", "INK", "NEUTRAL", "QUIET", "elapsed_axis", "hover", "note", "plain_figure", "quietly"]
+__all__ = [
+    "FONT",
+    "INK",
+    "NEUTRAL",
+    "QUIET",
+    "elapsed_axis",
+    "hover",
+    "ink_on",
+    "note",
+    "plain_figure",
+    "quietly",
+]
 
 FONT: Final = "Helvetica Neue, Helvetica, Arial, DejaVu Sans, sans-serif"
 """The font of all texts."""
@@ -23,6 +34,8 @@ NEUTRAL: Final = "#a9b8c9"
 """The colour of bars that mean nothing by it."""
 
 _GRID: Final = "#8a94a330"
+_LEAST_CONTRAST: Final = 4.5
+"""Of small text with what it stands on, by the Web Content Accessibility Guidelines."""
 
 _ELAPSED: Final = """
 const s = Math.round(tick), two = (n) => String(n).padStart(2, "0")
@@ -72,13 +85,22 @@ def hover(plot: Any, renderer: Any, facts: Sequence[tuple[str, str]], **settings
     plot.add_tools(HoverTool(renderers=[renderer], tooltips=tooltips, **settings))
 
 
-def note(css: InlineStyleSheet | None) -> Div:
+def ink_on(color: str) -> str:
+    """White, or else black: what can be read on a colour, ``#rrggbb``, as small text has to be."""
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#ffffff" if 1.05 / (luminance + 0.05) >= _LEAST_CONTRAST else "#000000"
+
+
+def note(css: InlineStyleSheet | None, **looks: Any) -> Div:
     """A line of HTML beside a figure, in the styles of the page."""
     return Div(
         sizing_mode="stretch_width",
         stylesheets=[css] if css is not None else [],
         disable_math=True,
         margin=(0, 0, 0, 0),
+        **looks,
     )
 
 

@@ -1,4 +1,4 @@
-"""The page itself: one Bokeh document for each browser tab, refreshed twice a second."""
+"""The page itself: one Bokeh document for each browser tab, refreshed twice a second at most."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
-from bokeh.core.properties import without_property_validation
 from bokeh.layouts import column, row
 from bokeh.models import Div, InlineStyleSheet, NumericInput, Select
 
 from batchrun.dashboard import frame, panels, stories
 from batchrun.dashboard.actions import Actions
-from batchrun.dashboard.archive import Archive, RunLine, offered
+from batchrun.dashboard.archive import Archive, RunLine, Work, offered
 from batchrun.dashboard.board import Board
 from batchrun.dashboard.chunk_map import ChunkMap
 from batchrun.dashboard.durations import Durations
 from batchrun.dashboard.gaps import Gaps
 from batchrun.dashboard.lanes import Lanes
+from batchrun.dashboard.opening import WrittenDown, leave_lightly
+from batchrun.dashboard.pace import LOOK_EVERY, Pace
 from batchrun.dashboard.peaks import Peaks
 from batchrun.dashboard.permission import may_act
 from batchrun.dashboard.rates import Rates
 from batchrun.dashboard.shelf import Shelf, title_of
+from batchrun.dashboard.solves import Solve
 from batchrun.outcome import RunState
 
 __all__ = ["Page", "open_page"]
 
-_REFRESH_MS: Final = 500
 _CARD: Final = {
     "background": "var(--br-card)",
     "border": "1px solid var(--br-edge)",
@@ -45,22 +46,32 @@ def open_page(
     extra: dict[str, Any],
     doc: Any,
     *,
+    pace: Pace,
     opened: Callable[[Any, Any], object] = lambda doc, callback: None,
 ) -> None:
-    """Fill *doc* with a page that shows *board*, in the frame of Dask's own pages.
+    """Fill *doc* with a page that shows *board*, in the frame of Dask's own pages; does so once.
 
-    *extra* holds what the template of that frame needs; *opened* is called with the document and the callback
-    that keeps it up to date.
+    It may be called in any thread, as *board* is not looked at before a browser asked for the document.
+    *extra* holds what the template of that frame needs, *pace* is that of all pages here, and *opened* is
+    called with the document and the callback that keeps it up to date.
     """
+    if doc.roots:
+        return
     request = getattr(doc.session_context, "request", None)
     wanted = _argument(request, "run")
-    page = Page(board, acts=may_act(request), wanted=wanted)
+    page = Page(board, pace=pace, acts=may_act(request), wanted=wanted)
     doc.title = "Dask: batchrun"
     doc.add_root(page.root)
     frame.surround(doc, extra, within_dask=scheduler is not None)
-    page.follow_scheme(doc)
-    page.update()
-    opened(doc, doc.add_periodic_callback(without_property_validation(page.update), _REFRESH_MS))
+    page.follow(doc)
+    leave_lightly(doc)
+    written = WrittenDown(doc)
+
+    def look() -> None:
+        if written.asked and _is_connected(doc):
+            page.look()
+
+    opened(doc, doc.add_periodic_callback(look, round(1000 * LOOK_EVERY)))
 
 
 class Page:
@@ -72,21 +83,24 @@ class Page:
         clock: Callable[[], float] = time.time,
         archive: Callable[[], Archive | None] = offered,
         *,
+        pace: Pace | None = None,
         acts: bool = False,
         wanted: str = "",
     ) -> None:
         """*acts* says whether who looks may stop runs too, *wanted* is the run to begin with."""
         self._clock = clock
+        self._pace = Pace() if pace is None else pace
+        self._drawn, self._looked = float("-inf"), self._pace.now()
         self._archive = archive
         self._acts = acts
         self._shelf = Shelf(board, archive)
         self._css = InlineStyleSheet(css=files("batchrun.dashboard").joinpath("page.css").read_text("utf-8"))
-        self._map = ChunkMap(self.choose_chunk)
+        self._map = ChunkMap(self.choose_chunk, self._css)
         self._rates = Rates()
         self._durations, self._gaps = Durations(self._css), Gaps(self._css)
         self._lanes, self._peaks = Lanes(self._css), Peaks(self._css)
         self._headline, self._which, self._outcomes = self._div(), self._div(), self._div()
-        self._slots, self._failures, self._running = self._div(), self._div(), self._div()
+        self._slots, self._running, self._failures = self._div(), self._div(), self._div()
         self._runs, self._story = self._div(), self._div()
         self._select = Select(
             title="Run to show",
@@ -114,6 +128,7 @@ class Page:
         """The run that is shown; empty if there is none."""
         self._filling = False
         self._empty = self._div(panels.EMPTY)
+        self._empty.visible = False
         self._spoken = self._div(
             css_classes=["unseen"], **frame.attributes(role="status", aria_live="polite")
         )
@@ -121,19 +136,37 @@ class Page:
         self._full.visible = False
         self.root = column(self._spoken, self._empty, self._full, sizing_mode="stretch_width")
         """The Bokeh model of the whole page."""
+        self.root.on_change("tags", self._shown)
+
+    def look(self) -> None:
+        """Bring the page up to date if it is its turn and somebody sees it; to be called several times a
+        second."""
+        looked, self._looked = self._looked, self._pace.now()
+        if frame.HIDDEN not in self.root.tags and self._pace.is_turn(self._drawn, looked):
+            self.update()
+
+    def _shown(self, attribute: str, old: list[str], new: list[str]) -> None:
+        """The tab was put behind another one, or is seen again."""
+        if frame.HIDDEN not in new:
+            self.update()
 
     def update(self) -> None:
         """Bring the page up to date with the board and the archive."""
+        with self._pace.drawing():
+            self._update()
+        self._drawn = self._pace.now()
+
+    def _update(self) -> None:
         now, archive = self._clock(), self._archive()
         listed = self._shelf.listed(now)
         run_id = self._selected(listed)
         view = self._shelf.view(run_id, now) if run_id else None
+        self._empty.visible, self._full.visible = view is None, view is not None
         if view is None:
             return
         if run_id != self.run_id:
             self.run_id = run_id
             self.choose_chunk(None)
-        self._empty.visible, self._full.visible = False, True
         why = archive.why(run_id) if archive is not None else None
         self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now, why or "")
@@ -150,13 +183,20 @@ class Page:
         self._map.update(view)
         self._rates.update(view)
         self._durations.update(view)
-        known = self.chunk is not None and view.solves.of(self.chunk) is not None
-        self._gaps.update(view, self.chunk if known else None)
         work = archive.work(run_id) if archive is not None else None
+        self._gaps.update(view, self._recorded(archive, work), self.chunk)
         self._lanes.update(work.bars if work is not None else None)
         self._workers.visible = self._memory.visible = archive is not None
         if work is not None:
             self._peaks.update(work.attempts, work.asked, work.started)
+
+    def _recorded(self, archive: Archive | None, work: Work | None) -> Sequence[Solve]:
+        """What the store has of solves; of the chunk that was chosen, it may be long ago."""
+        listed = work.solves if work is not None else ()
+        if archive is None or self.chunk is None:
+            return listed
+        story = archive.story(self.run_id, self.chunk)
+        return story.solves if story is not None and story.solves else listed
 
     def _trouble(self, archive: Archive | None) -> str:
         """Why the store cannot be read; a chunk that is not there says so in its own place."""
@@ -167,9 +207,11 @@ class Page:
         owners = (self._map, self._durations, self._gaps, self._lanes, self._peaks)
         return (self._rates.chunks, self._rates.rows, *(owner.figure for owner in owners))
 
-    def follow_scheme(self, doc: Any) -> None:
-        """Let the figures be light or dark as the screen of *doc* is."""
+    def follow(self, doc: Any) -> None:
+        """Let the page heed the screen, the tab and the keyboard of who has *doc* open."""
         frame.follow_scheme(doc, self._map.inks, self._figures)
+        frame.tell_when_hidden(doc, self.root)
+        self._map.listen(doc)
 
     def _selected(self, listed: Sequence[RunLine]) -> str:
         """The run to show: the newest, until somebody chooses another; empty if there is none."""
@@ -206,7 +248,7 @@ class Page:
 
     def _lay_out(self) -> Any:
         side = {"width": 336}
-        self._list = self._card(self._title("Runs"), self._runs)
+        self._list = self._card(self._title("Runs"), self._box("Runs", 260, self._runs))
         self._memory = self._card(self._title("Peak memory"), self._peaks.note, self._peaks.figure)
         self._workers = self._card(self._title("Workers"), self._lanes.note, self._lanes.figure)
         lines = (
@@ -216,7 +258,9 @@ class Page:
                 **_ROW,
             ),
             row(
-                self._card(self._title("Chunks"), self._map.figure),
+                self._card(
+                    row(self._title("Chunks"), self._map.note, sizing_mode="stretch_width"), self._map.figure
+                ),
                 self._card(self._outcomes, **side),
                 **_ROW,
             ),
@@ -227,7 +271,10 @@ class Page:
                 **_ROW,
             ),
             row(
-                self._card(row(self._title("Chunk"), self._number, sizing_mode="stretch_width"), self._story),
+                self._card(
+                    row(self._title("Chunk"), self._number, sizing_mode="stretch_width"),
+                    self._box("The chunk", 330, self._story),
+                ),
                 **_ROW,
             ),
             row(
@@ -236,7 +283,11 @@ class Page:
                 self._memory,
                 **_ROW,
             ),
-            row(self._card(self._running), self._card(self._failures), **_ROW),
+            row(
+                self._card(self._title("Running"), self._box("Running chunks", 168, self._running)),
+                self._card(self._title("Latest failures"), self._box("Latest failures", 168, self._failures)),
+                **_ROW,
+            ),
             self._workers,
             self._list,
         )
@@ -255,12 +306,27 @@ class Page:
             **looks,
         )
 
+    def _box(self, label: str, height: int, text: Div) -> Any:
+        """A text that scrolls where it is higher than so many pixels.
+
+        It is what is around the text that scrolls and has the focus, since Bokeh makes the text anew.
+        """
+        attributes = frame.attributes(role="region", aria_label=label, tabindex="0")
+        looks = {"max-height": f"{height}px", "overflow-y": "auto"}
+        return column(text, styles=looks, stylesheets=[self._css], sizing_mode="stretch_width", **attributes)
+
     def _card(self, *children: Any, **size: Any) -> Any:
         size = size or {"sizing_mode": "stretch_width"}
         return column(*children, styles=_CARD, stylesheets=[frame.NARROW], **size)
 
 
 _ROW: Final = {"sizing_mode": "stretch_width", "spacing": 10, "stylesheets": [frame.NARROW]}
+
+
+def _is_connected(doc: Any) -> bool:
+    """Whether a browser has *doc* open; one that went away may come back for half a minute."""
+    session = getattr(doc.session_context, "session", None)
+    return session is None or session.connection_count > 0
 
 
 def _argument(request: Any, name: str) -> str:

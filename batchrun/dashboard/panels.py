@@ -8,7 +8,7 @@ from html import escape
 from typing import Final
 
 from batchrun.dashboard.board import RunView
-from batchrun.dashboard.chunk_map import COLORS, LABELS, SYMBOLS
+from batchrun.dashboard.chunk_map import COLORS, INKS, LABELS, SYMBOLS
 from batchrun.dashboard.message import CUT, RUNNING, WAITING, FailureLine, Message
 from batchrun.outcome import Outcome, RunState
 from batchrun.progress import RunningLine, describe_gap, describe_share
@@ -137,15 +137,15 @@ def outcomes(view: RunView) -> str:
 def _outcome_line(code: int, chunks: int, attempts: int | None) -> str:
     none = "" if chunks or attempts else ' class="none"'
     tried = "" if attempts is None else f"{attempts:,}"
-    swatch = _swatch("light" if code == RUNNING else "", SYMBOLS[code], COLORS[code])
+    swatch = _swatch("", SYMBOLS[code], COLORS[code], INKS[code])
     return (
         f'<tr{none}><th scope="row">{swatch}{LABELS[code]}</th>'
         f'<td>{chunks:,}</td><td class="quiet">{tried}</td></tr>'
     )
 
 
-def _swatch(kind: str, symbol: str, color: str = "") -> str:
-    style = f' style="background:{color}"' if color else ""
+def _swatch(kind: str, symbol: str, color: str = "", ink: str = "") -> str:
+    style = f' style="background:{color};color:{ink}"' if color else ""
     return f'<span class="swatch {kind}" aria-hidden="true"{style}>{symbol}</span>'
 
 
@@ -189,8 +189,7 @@ def running(view: RunView, now: float) -> str:
     """Chunks that run and have something to show: how far they are, and what they say."""
     passed = 0.0 if view.message.ended else max(0.0, now - view.running_heard)
     lines = [_running_line(line, passed) for line in view.running]
-    listed = _list("running", lines, "No chunk has run long enough to show, or said something.")
-    return f'<div class="b"><h2>Running</h2>{listed}</div>'
+    return _list("running", lines, "No chunk has run long enough to show, or said something.")
 
 
 def _running_line(line: RunningLine, passed: float) -> str:
@@ -224,14 +223,13 @@ def failures(message: Message) -> str:
         lines.insert(
             0, f'<div class="failure" role="listitem"><b>The run ended</b> {_text(message.error)}</div>'
         )
-    listed = _list("failures", lines, "Nothing has failed.")
-    return f'<div class="b"><h2>Latest failures</h2>{listed}</div>'
+    return _list("failures", lines, "Nothing has failed.")
 
 
 def _list(kind: str, lines: Sequence[str], none: str) -> str:
     if not lines:
-        return f'<div class="{kind}"><p class="quiet">{none}</p></div>'
-    return f'<div class="{kind}" role="list">{"".join(lines)}</div>'
+        return f'<div class="b {kind}"><p class="quiet">{none}</p></div>'
+    return f'<div class="b {kind}" role="list">{"".join(lines)}</div>'
 
 
 def _failure_line(line: FailureLine) -> str:

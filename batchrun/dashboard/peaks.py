@@ -9,8 +9,9 @@ import numpy as np
 from bokeh.core.properties import value
 from bokeh.models import AdaptiveTicker, ColumnDataSource, CustomJSTickFormatter, InlineStyleSheet, Range1d
 
+from batchrun.dashboard.chart import Chart
 from batchrun.dashboard.difference import send_difference
-from batchrun.dashboard.looks import FONT, INK, QUIET, elapsed_axis, hover, note, plain_figure, quietly
+from batchrun.dashboard.looks import FONT, INK, QUIET, elapsed_axis, hover, quietly
 from batchrun.outcome import Outcome
 from batchrun.resources import format_bytes
 
@@ -34,23 +35,15 @@ return tick ? `${Number(amount.toPrecision(3))} ${units[unit]}` : "0"
 """
 
 
-class Peaks:
+class Peaks(Chart):
     """A dot for each attempt whose memory was measured, and a line for what its stage asked for."""
 
     def __init__(self, css: InlineStyleSheet | None = None) -> None:
+        label = "Peak memory of attempts against what was asked for"
+        super().__init__(css, 150, label, x_range=Range1d(0, _SHORTEST))
         self._shown: tuple[pd.DataFrame | None, Mapping[str, int], float | None] | None = None
         self._dots = ColumnDataSource({name: [] for name in _COLUMNS})
         self._asked = ColumnDataSource({"bytes": [], "text": [], "end": []})
-        self.note = note(css)
-        """What is not shown, or that nothing was measured; empty if there is nothing to say."""
-        self.figure = plain_figure(
-            150,
-            "Peak memory of attempts against what was asked for",
-            x_range=Range1d(0, _SHORTEST),
-            y_range=Range1d(0, 1),
-            visible=False,
-        )
-        """The Bokeh figure; hidden while no memory was measured."""
         self._draw()
 
     def _draw(self) -> None:
@@ -90,10 +83,8 @@ class Peaks:
             return
         self._shown = attempts, dict(asked), started
         if attempts is None or not attempts["peak_memory"].notna().any():
-            self.figure.visible = False
-            self.note.text = quietly("No attempt whose memory was measured has ended yet.")
+            self.hide("No attempt whose memory was measured has ended yet.")
             return
-        self.figure.visible = True
         begin = float(attempts["started"].min())
         self._show(
             attempts.dropna(subset=["peak_memory"]), asked, begin if started is None else min(started, begin)
@@ -103,7 +94,7 @@ class Peaks:
         dots = _highest(measured, _MOST_DOTS)
         left_out = len(measured) - len(dots)
         told = f"the highest {len(dots):,} of {len(measured):,} attempts, over all of the time"
-        self.note.text = quietly(told if left_out else "")
+        self.show(quietly(told if left_out else ""))
         columns = _columns(dots, begin)
         send_difference(self._dots, columns)
         end = max(_SHORTEST, 1.02 * float(columns["time"].max()))

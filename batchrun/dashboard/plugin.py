@@ -48,15 +48,19 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         from distributed.dashboard.core import BokehApplication
         from tornado.ioloop import IOLoop
 
+        from batchrun.dashboard.opening import Ahead
+        from batchrun.dashboard.pace import Pace
         from batchrun.dashboard.page import open_page
 
         self._pages = weakref.WeakKeyDictionary()
+        shown = functools.partial(open_page, self.board, pace=Pace(), opened=self._pages.__setitem__)
+        variables = _link(scheduler)
         page = BokehApplication(
-            {f"/{PAGE}": functools.partial(open_page, self.board, opened=self._pages.__setitem__)},
-            scheduler,
-            prefix=dashboard.prefix,
-            template_variables=_link(scheduler),
+            {f"/{PAGE}": shown}, scheduler, prefix=dashboard.prefix, template_variables=variables
         )
+        extra = {"prefix": page.prefix, **variables}
+        for context in getattr(page, "_applications", {}).values():  # else they are made on the loop
+            context.application.add(Ahead(functools.partial(shown, scheduler, extra)))
         scheduler.http_application.add_application(page)
         # Without its loop the application cannot be stopped, and the scheduler not be closed.
         page.initialize(IOLoop.current())
@@ -66,6 +70,8 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
         """The scheduler ends; pages that are open still show what they have."""
         metrics.hide(self.board)
         for doc, callback in list((self._pages or {}).items()):
+            if doc.session_context is None:  # given up, but not yet collected
+                continue
             with contextlib.suppress(ValueError):  # the tab was closed meanwhile
                 doc.remove_periodic_callback(callback)
 

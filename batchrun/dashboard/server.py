@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -31,9 +32,12 @@ def serve(host: str, port: int, ready: Callable[[str, Callable[[], None]], objec
     from bokeh.server.server import Server
 
     from batchrun.dashboard.board import Board
+    from batchrun.dashboard.opening import Ahead
+    from batchrun.dashboard.pace import Pace
     from batchrun.dashboard.page import open_page
 
-    page = Application(FunctionHandler(functools.partial(open_page, Board(), None, {"prefix": "/"})))
+    shown = functools.partial(open_page, Board(), None, {"prefix": "/"}, pace=Pace())
+    page = Application(FunctionHandler(shown), Ahead(shown))
     try:
         taken = _listen(host, port)
         names = {*_NAMES, host}
@@ -47,10 +51,14 @@ def serve(host: str, port: int, ready: Callable[[str, Callable[[], None]], objec
         raise UsageError(f"nothing can listen on {host}:{port}: {error}") from error
     loop: Any = server.io_loop
     server.start()
+    # A look at half a million objects that stay holds up the loop for longer than all drawing does.
+    gc.collect()
+    gc.freeze()
     ready(f"http://{host}:{server.port}/batchrun", lambda: loop.add_callback(loop.stop))
     try:
         loop.start()
     finally:
+        gc.unfreeze()
         server.stop()
         server.unlisten()
 

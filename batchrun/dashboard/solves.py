@@ -1,15 +1,15 @@
-"""What the solves that run have told of their answers, kept so that it can be drawn, and bounded."""
+"""What solves have told of their answers, kept so that it can be drawn, and bounded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchrun.outcome import relative_gap
 from batchrun.progress import RunningLine
 
-__all__ = ["MOST_POINTS", "MOST_SOLVES", "Known", "Solve", "Solves"]
+__all__ = ["MOST_POINTS", "MOST_SOLVES", "Known", "Solve", "Solves", "of_chunk", "together", "widest"]
 
 MOST_SOLVES = 12
 """Solves whose history is kept."""
@@ -40,6 +40,28 @@ class Solve:
         self.history: list[Known] = []
         """What it knew over time, once it was told of; each point holds until the next."""
         self._apart = 0.0
+
+    @classmethod
+    def recorded(
+        cls, line: RunningLine, answers: Iterable[Sequence[float | None]], *, runs: bool
+    ) -> Solve | None:
+        """A try that somebody wrote down; None if it told no answer.
+
+        *line* says how it stands or ended, *answers* are seconds, objective and bound of each, in order.
+        """
+        made = cls(line)
+        for seconds, objective, bound in answers:
+            made.take(replace(line, seconds=seconds or 0.0, objective=objective, bound=bound))
+        made.line, made.runs = line, runs
+        return made if made.history else None
+
+    def since(self, earlier: Solve) -> Solve:
+        """The same with what *earlier* knew before this began to listen."""
+        made = Solve(self.line)
+        made.runs = self.runs
+        before = [point for point in earlier.history if point.seconds < self.history[0].seconds]
+        made.history = [*before, *self.history]
+        return made
 
     @property
     def gap(self) -> float | None:
@@ -100,24 +122,12 @@ class Solves:
                 self._solves[key] = solve
                 solve.take(line)
 
-    def of(self, chunk: int) -> Solve | None:
-        """The solve of *chunk*: one that runs, or else the latest; None if it told nothing or is not kept."""
-        return max(self._latest_first(chunk), key=lambda solve: solve.runs, default=None)
-
-    def widest(self) -> Solve | None:
-        """The solve with the largest gap of those that run, or of all if none does; None if none is kept."""
-        solves = self._latest_first()
-        running = [solve for solve in solves if solve.runs]
-        return max(
-            running or solves, key=lambda solve: -1.0 if solve.gap is None else solve.gap, default=None
-        )
+    def latest_first(self) -> Sequence[Solve]:
+        """All that are kept, those first that were heard of last."""
+        return list(reversed(self._solves.values()))
 
     def __len__(self) -> int:
         return len(self._solves)
-
-    def _latest_first(self, chunk: int | None = None) -> Sequence[Solve]:
-        solves = reversed(self._solves.values())
-        return [solve for solve in solves if chunk is None or solve.line.chunk == chunk]
 
     def _dropped_one(self) -> bool:
         """Make room for another solve, if one of them does not run any more."""
@@ -125,6 +135,38 @@ class Solves:
         if ended is not None:
             del self._solves[ended]
         return ended is not None
+
+
+def together(heard: Solves, recorded: Sequence[Solve] = ()) -> Sequence[Solve]:
+    """What a page heard of solves and what the store has of them, latest first, each try once.
+
+    Of one that runs, the page has heard the latest, and the store may know how it began. One that ended is
+    recorded as a whole.
+    """
+    known = {_key(solve): solve for solve in reversed(recorded)}
+    for solve in reversed(heard.latest_first()):
+        before = known.pop(_key(solve), None)
+        if before is None or (solve.runs and not before.runs):
+            known[_key(solve)] = solve
+        else:
+            known[_key(solve)] = solve.since(before) if solve.runs else before
+    return list(reversed(known.values()))
+
+
+def of_chunk(solves: Sequence[Solve], chunk: int) -> Solve | None:
+    """The solve of *chunk*: one that runs, or else the latest; None if there is none."""
+    mine = [solve for solve in solves if solve.line.chunk == chunk]
+    return max(mine, key=lambda solve: solve.runs, default=None)
+
+
+def widest(solves: Sequence[Solve]) -> Solve | None:
+    """The solve with the largest gap of those that run, or of all if none does; None if there is none."""
+    running = [solve for solve in solves if solve.runs]
+    return max(running or solves, key=lambda solve: -1.0 if solve.gap is None else solve.gap, default=None)
+
+
+def _key(solve: Solve) -> tuple[int, str, str]:
+    return solve.line.chunk, solve.line.stage, solve.line.worker
 
 
 def _finite(value: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import astuple
 
 from batchrun.events import SlotUse
 from batchrun.runner.aftermath import Aftermath
@@ -13,6 +14,8 @@ __all__ = ["snapshot"]
 
 MOST = 1_000
 """Running chunks, delayed chunks and workers that are written down, of each."""
+CURVES = 50
+"""Running chunks whose answers are written down: those that run longest."""
 
 
 def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
@@ -20,9 +23,10 @@ def snapshot(state: RunnerState, aftermath: Aftermath) -> LiveState:
     now, clock = time.time(), state.clock()
     chunks = (task for task in state.running if not (task.is_fold or task.superseded))
     running = sorted(chunks, key=lambda task: task.placed)[:MOST]
+    telling = {id(task) for task in [task for task in running if task.answers.points][:CURVES]}
     return LiveState(
         at=now,
-        running=tuple(_running(state, task) for task in running),
+        running=tuple(_running(state, task, told=id(task) in telling) for task in running),
         delayed=tuple(
             DelayedChunk(
                 chunk=delayed.waiting.chunk,
@@ -66,7 +70,7 @@ def _waiting(state: RunnerState) -> tuple[WaitingChunks, ...]:
     )
 
 
-def _running(state: RunnerState, running: RunningTask) -> RunningChunk:
+def _running(state: RunnerState, running: RunningTask, *, told: bool) -> RunningChunk:
     status = running.status
     item = running.items[-1] if running.items else running.first
     return RunningChunk(
@@ -83,6 +87,7 @@ def _running(state: RunnerState, running: RunningTask) -> RunningChunk:
         objective=status.objective if status else None,
         bound=status.bound if status else None,
         log=running.log,
+        answers=tuple(map(astuple, running.answers.thinned())) if told else (),
     )
 
 

@@ -24,6 +24,7 @@ from batchrun.store.artifacts import RunFolder
 from batchrun.store.recorder import Recorder
 from batchrun.waiting import Waiting
 from batchrun.worker.fold import Fold
+from batchrun.worker.ledger import History
 from batchrun.worker.pack import Pack
 from batchrun.worker.task import Task
 from batchrun.worker.work import Work
@@ -32,6 +33,8 @@ __all__ = ["ChunkProgress", "RunnerSettings", "RunnerState", "RunningTask", "Run
 
 LOG_TAIL = 2**15
 """Characters of its log that are kept of a chunk that runs."""
+ANSWERS = 60
+"""Answers of a solve that are kept while it runs."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class RunningTask:
     """What it told last."""
     log: str = ""
     """The tail of its log."""
+    answers: History = field(default_factory=lambda: History(ANSWERS), repr=False, compare=False)
+    """What it told of its answers since its present stage began."""
     cancelled: bool = False
     """Whether somebody asked for the chunk to be cancelled."""
     begun: bool = False
@@ -136,6 +141,17 @@ class RunningTask:
         """If its only chunk is tried again, that is to be elsewhere."""
         item = replace(self.first, avoid=self.first.avoid | {worker})
         self.choice, self.items = replace(self.choice, items=(item,)), [item]
+
+    def note_answer(self, status: TaskStatus) -> None:
+        """Keep what a new status tells of answers, if that is anything new."""
+        before = self.status
+        if before is None or (before.stage, before.chunk) != (status.stage, status.chunk):
+            self.answers = History(ANSWERS)
+        last, now = self.answers.last, Incumbent(status.seconds, status.objective, status.bound)
+        if now.objective is not None and (
+            last is None or (last.objective, last.bound) != (now.objective, now.bound)
+        ):
+            self.answers.add(now)
 
     @property
     def first(self) -> Waiting:
@@ -230,6 +246,7 @@ class RunningTasks:
         """A task told how it is doing; None if it has come back meanwhile."""
         running = self._by_key.get(status.key)
         if running is not None:
+            running.note_answer(status)
             running.status = status
             running.log = (running.log + status.log)[-LOG_TAIL:]
         return running

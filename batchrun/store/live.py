@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -50,6 +50,8 @@ class RunningChunk:
     """The proven limit of what any answer can reach."""
     log: str = ""
     """What it printed and logged so far; the end of it if that is much."""
+    answers: tuple[Sequence[float | None], ...] = ()
+    """Seconds since its stage began, objective and bound of some of the answers that it told, in order."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class LiveState:
                 bound=finite(chunk.bound),
                 message=storable(chunk.message),
                 log=_end_of(storable(chunk.log), most),
+                answers=tuple(tuple(map(finite, answer)) for answer in chunk.answers),
             )
             for chunk in self.running
         )
@@ -193,7 +196,7 @@ def _all_of(kind: type[_Part], listed: Iterable[Mapping[str, Any]]) -> tuple[_Pa
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _end_of(text: str, most: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,17 @@ from batchrun.store import live, rows, schema
 from batchrun.store.records import RunRecord, SettledChunks
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from batchrun.store.database import Database
     from batchrun.store.live import LiveState
 
-__all__ = ["Committed", "Look", "RunNews"]
+__all__ = ["Committed", "Look", "RunNews", "Standing"]
 
 AT_A_TIME = 20_000
 """Attempts that are read at a time, and chunks."""
+AT_ONCE = 1_000
+"""Rows that are Python objects at a time: few, so that they are gone before garbage is collected."""
 MOST_NAMED = 500
 """Attempts that a query names one by one."""
 
@@ -48,6 +53,16 @@ class Committed:
     """The others."""
     settled: SettledChunks
     """Chunks of these attempts that are settled by now; some of them may have been told before."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The chunks of a run that are settled when somebody begins to look."""
+
+    earlier: tuple[int, int]
+    """How many of them earlier sessions of the run settled, and the rows in them."""
+    parts: Iterable[tuple[SettledChunks, SettledChunks]]
+    """All of them, some at a time: those of earlier sessions, and those of this one."""
 
 
 class RunNews:
@@ -95,18 +110,45 @@ class RunNews:
         self._live_at = self._live_at if at is None else at
         return Look(rows.run_from_row(row), state)
 
-    def standing(self, record: RunRecord) -> tuple[SettledChunks, SettledChunks]:
-        """The chunks that earlier sessions of the run settled, and those that this one did; to be called
-        after ``look``. What is committed later is told by ``committed``."""
+    def standing(self, record: RunRecord) -> Standing:
+        """The chunks that are settled so far; to be called after ``look``, and to be read to its end.
+
+        What is committed later is told by ``committed``.
+        """
+        import numpy as np
+
         attempts = schema.attempts
         mine = attempts.c.run == self._run
+        if record.fence <= 1 or record.started is None:
+            return Standing((0, 0), self._parts(mine, None))
         with self._database.begin() as connection:
-            last = connection.execute(sa.select(sa.func.max(attempts.c.id)).where(mine)).scalar()
-            settled = _settled(connection, self._run)
-            earlier = _earlier(connection, mine, settled, record)
+            query = sa.select(attempts.c.chunk).where(mine, attempts.c.started >= record.started).distinct()
+            now = np.array(connection.execute(query).scalars().all(), np.int64)
+        parts = list(self._parts(mine, now))
+        earlier = [part for part, _ in parts]
+        return Standing((sum(map(len, earlier)), sum(int(part.rows.sum()) for part in earlier)), parts)
+
+    def _parts(
+        self, mine: sa.ColumnElement[bool], now: npt.NDArray[Any] | None
+    ) -> Iterator[tuple[SettledChunks, SettledChunks]]:
+        """The settled chunks, apart those that have no attempt of this session; all have if *now* is None,
+        which holds the chunks that do."""
+        import numpy as np
+
+        table = schema.chunks
+        query = sa.select(table.c.chunk, *(table.c[name] for name in _OF_CHUNK)).where(
+            table.c.run == self._run
+        )
+        with self._database.begin() as connection:
+            last = connection.execute(sa.select(sa.func.max(schema.attempts.c.id)).where(mine)).scalar()
+            found = connection.execute(query.order_by(table.c.chunk))
+            listed = (_chunks(part) for part in rows.plain_rows(found, AT_ONCE))
+            while few := list(itertools.islice(listed, AT_A_TIME // AT_ONCE)):
+                settled = SettledChunks.joined(few)
+                fresh = np.ones(len(settled), bool) if now is None else np.isin(settled.chunks, now)
+                yield settled.where(~fresh), settled.where(fresh)
         self._position = self._read_to = last or 0
         self._read_version = None
-        return settled.where(earlier), settled.where(~earlier)
 
     def committed(self) -> Iterator[Committed]:
         """What was committed between the last call and the last look, or after it, in parts."""
@@ -123,14 +165,6 @@ class RunNews:
                 break
         self._position = max(self._position, self._read_to)
         self._read_to, self._read_version = self._top, self._version
-
-
-def _settled(connection: sa.Connection, run: int) -> SettledChunks:
-    """All settled chunks of a run, without the places of their results."""
-    table = schema.chunks
-    query = sa.select(table.c.chunk, *(table.c[name] for name in _OF_CHUNK)).where(table.c.run == run)
-    found = connection.execute(query.order_by(table.c.chunk))
-    return SettledChunks.joined([_chunks(part) for part in found.partitions(AT_A_TIME)])
 
 
 def _chunks(found: Sequence[Any]) -> SettledChunks:
@@ -152,20 +186,6 @@ def _chunks(found: Sequence[Any]) -> SettledChunks:
         np.array(objectives, np.float64),
         np.array(bounds, np.float64),
     )
-
-
-def _earlier(
-    connection: sa.Connection, mine: sa.ColumnElement[bool], settled: SettledChunks, record: RunRecord
-) -> Any:
-    """Which chunks have no attempt of this session, shape (chunks,)."""
-    import numpy as np
-
-    if record.fence <= 1 or record.started is None:
-        return np.zeros(len(settled), bool)
-    attempts = schema.attempts
-    query = sa.select(attempts.c.chunk).where(mine, attempts.c.started >= record.started).distinct()
-    now = np.array(connection.execute(query).scalars().all(), np.int64)
-    return ~np.isin(settled.chunks, now)
 
 
 def _newer(run: int, position: int) -> sa.Select[Any]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.outcome import ErrorRecord, RunState
 from batchrun.store.records import RunRecord
 
-__all__ = ["finite", "run_from_row", "run_row", "storable"]
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+__all__ = ["finite", "plain_rows", "run_from_row", "run_row", "storable"]
 
 
 def finite(number: float | None) -> float | None:
@@ -31,6 +35,16 @@ def storable(text: str) -> str:
     if text.isascii() and "\0" not in text:
         return text
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def plain_rows(found: sa.CursorResult[Any], at_a_time: int) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """What a query of numbers and texts found, as the driver gives it, so many rows at a time.
+
+    A million Row objects take longer to make than the rows to be read.
+    """
+    with found:
+        while rows := found.cursor.fetchmany(at_a_time):
+            yield rows
 
 
 def run_row(record: RunRecord) -> dict[str, Any]:

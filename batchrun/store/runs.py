@@ -229,10 +229,12 @@ class RunStore:
     def counts(self, run_id: str) -> RunCounts:
         """How many chunks and attempts of a run ended how; quick, however many there are."""
         with self._begin() as connection:
+            chunks = chunks_of.count(connection, schema.chunks, run_id)
+            stopped = Outcome.STOPPED_WITH_SOLUTION in chunks  # else none is looked for among a million
             return RunCounts(
-                chunks_of.count(connection, schema.chunks, run_id),
+                chunks,
                 chunks_of.count(connection, schema.attempts, run_id),
-                chunks_of.worst_gap(connection, run_id),
+                chunks_of.worst_gap(connection, run_id) if stopped else None,
             )
 
     def failures(self, run_ids: Sequence[str]) -> Mapping[str, RunFailures]:

@@ -138,8 +138,8 @@ def make_big_store(url: str, folder: Path, runs: int) -> None:
             with store._database.write() as connection:
                 rows = [{"number": number + 1, **run_row(_record(number, folder))} for number in numbers]
                 connection.execute(schema.runs.insert(), rows)
-                _insert(connection, schema.attempts, ATTEMPT, (row for n in numbers for row in _attempts(n)))
-                _insert(connection, schema.chunks, CHUNK, (row for n in numbers for row in _chunks(n)))
+                insert(connection, schema.attempts, ATTEMPT, (row for n in numbers for row in _attempts(n)))
+                insert(connection, schema.chunks, CHUNK, (row for n in numbers for row in _chunks(n)))
     for number in {0, runs - 1}:
         starts = np.arange(_chunk_count(number)) * 10
         plan = pa.table({"start": starts, "stop": starts + 10})
@@ -212,9 +212,10 @@ def _chunks(number: int) -> Iterator[tuple[object, ...]]:
         yield (number + 1, chunk, "failed" if chunk < failed else "succeeded", 10, 10, 0.5)
 
 
-def _insert(
+def insert(
     connection: sa.Connection, table: sa.Table, columns: tuple[str, ...], rows: Iterator[tuple[object, ...]]
 ) -> None:
+    """Write rows into these columns of a table of an SQLite database."""
     marks = ", ".join("?" * len(columns))
     connection.exec_driver_sql(
         f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})", list(rows)

@@ -70,6 +70,8 @@ CASES = {
         Case("simulation", "simulated", 1_000_000, 1, smoke=1_000),
         Case("service", "service", 1_000, 5, smoke=3),
         Case("big_store", "big_store", 10_000, 11, smoke=20),
+        Case("page_load", "page_load", 20_000, 5, smoke=200),
+        Case("stored_page", "stored_page", 1_000_000, 3, smoke=300),
         Case("waste", "waste", 10_000, 5, smoke=200),
     )
 }

@@ -29,6 +29,7 @@ from batchrun.dashboard.message import (
 )
 from batchrun.outcome import Outcome
 from batchrun.progress import RunningLine
+from tests.contrast import contrast
 
 expect = pytest.importorskip("playwright.sync_api").expect
 
@@ -36,6 +37,9 @@ PATIENCE = 30_000
 """Milliseconds that a browser waits for what must come."""
 NARROW = {"width": 390, "height": 800}
 ROLE = "--br-"
+MAP_DATA = "Bokeh.documents[0].get_model_by_name('batchrun-chunks').data"
+CURSOR = "Bokeh.documents[0].get_model_by_name('batchrun-cursor').data"
+MAP = re.compile("^Map of the chunks")
 
 TEXTS = {
     "ink": ("page", "card"),
@@ -135,18 +139,6 @@ def schemes() -> dict[str, dict[str, str]]:
 
 def rgb(color: str) -> str:
     return f"rgb({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))})"
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast of two colours by the Web Content Accessibility Guidelines, from 1 to 21."""
-
-    def luminance(color: str) -> float:
-        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -255,7 +247,8 @@ def test_links_that_take_two_lines_do_not_lie_over_the_page(look):
 @pytest.mark.cluster
 def test_a_screen_reader_finds_every_part_by_its_role_and_name(look):
     tab = look()
-    expect(tab.get_by_role("status")).to_have_text("delays running, 50 % of the rows settled")
+    said = tab.get_by_role("status").filter(has_text="settled")
+    expect(said).to_have_text("delays running, 50 % of the rows settled")
     expect(tab.get_by_role("progressbar", name="Rows settled")).to_have_attribute("aria-valuenow", "56")
     expect(tab.get_by_role("progressbar", name="chunk 36")).to_have_attribute("aria-valuenow", "40")
     expect(tab.get_by_role("meter", name="HIGHMEM slots")).to_have_attribute(
@@ -265,7 +258,7 @@ def test_a_screen_reader_finds_every_part_by_its_role_and_name(look):
     expect(tab.get_by_role("row", name=re.compile("^succeeded 29 31$"))).to_have_count(1)
     expect(tab.get_by_role("columnheader", name="attempts")).to_have_count(1)
     expect(tab.get_by_role("rowheader", name="cut into parts", exact=True)).to_have_count(1)
-    expect(tab.get_by_role("img", name=re.compile("^Map of the chunks"))).to_have_count(1)
+    expect(tab.get_by_role("application", name=MAP)).to_have_count(1)
     expect(tab.get_by_role("main").get_by_role("heading", level=1)).to_have_text("delays")
     expect(tab.get_by_role("listitem").filter(has_text="row 20 is bad")).to_have_count(1)
     assert tab.evaluate("document.documentElement.lang") == "en"
@@ -282,3 +275,72 @@ def test_what_has_the_focus_can_be_seen(look):
         "s => [getComputedStyle(s).outlineWidth, getComputedStyle(s).outlineStyle]"
     )
     assert (width, style) == ("2px", "solid")
+
+
+@pytest.mark.browser
+@pytest.mark.cluster
+def test_the_map_can_be_walked_and_a_chunk_opened_with_the_keyboard(look):
+    tab = look()
+    tab.get_by_role("application", name=MAP).focus()
+    said = tab.get_by_role("status")
+    tab.keyboard.press("ArrowRight")
+    expect(said.filter(has_text="chunk 0 · succeeded · 20 rows in 20.0 s")).to_have_count(1)
+    tab.keyboard.press("End")
+    tab.keyboard.press("ArrowUp")
+    across = tab.evaluate(f"() => Math.max(...{MAP_DATA}.x) + 0.5")
+    assert tab.evaluate(f"() => {CURSOR}.x.length") == 1
+    tab.keyboard.press("Home")
+    for _ in range(7):
+        tab.keyboard.press("ArrowRight")
+    expect(said.filter(has_text="chunk 7 · failed")).to_have_count(1)
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowUp")
+    tab.keyboard.press("Enter")
+    number = tab.get_by_label("Number of a chunk")
+    expect(number).to_have_value("7", timeout=PATIENCE)
+    tab.keyboard.press("Escape")
+    assert tab.evaluate(f"() => {CURSOR}.x.length") == 0
+    assert across > 10
+
+
+@pytest.mark.browser
+@pytest.mark.cluster
+def test_tiles_are_about_square_on_a_phone_and_on_a_wide_screen(look):
+    for looks in ({"viewport": NARROW}, {}):
+        tab = look(**looks)
+        box = tab.get_by_role("application", name=MAP).bounding_box()
+        squareness = (
+            ("([width, height]) => (width / (Math.max(...XS) + 0.5)) / (height / (Math.max(...YS) + 0.5))")
+            .replace("XS", f"{MAP_DATA}.x")
+            .replace("YS", f"{MAP_DATA}.y")
+        )
+        tab.wait_for_function(
+            f"size => Math.abs(Math.log(({squareness})(size))) < 0.3",
+            arg=[box["width"], box["height"]],
+            timeout=PATIENCE,
+        )
+
+
+@pytest.mark.browser
+@pytest.mark.cluster
+def test_what_runs_keeps_its_scroll_position_and_the_focus_while_it_is_told_anew(bare, open_tab):
+    client, address = bare
+
+    def tell(version: int) -> None:
+        running = tuple(RunningLine(n, "w", 5.0 + version, "solve", message=f"v{version}") for n in range(30))
+        told = replace(scripted(time.time()), running=running)
+        client.log_event(TOPIC, told.as_dict())
+
+    tell(1)
+    tab = open_tab()
+    tab.goto(address)
+    box = tab.get_by_role("region", name="Running chunks")
+    expect(box.get_by_text("v1").first).to_be_visible(timeout=PATIENCE)
+    box.focus()
+    box.evaluate("box => { box.scrollTop = 200 }")
+    tell(2)
+    expect(box.get_by_text("v2").first).to_be_attached(timeout=PATIENCE)
+    assert box.evaluate("box => [box.scrollTop, box == document.activeElement || box.matches(':focus')]") == [
+        200,
+        True,
+    ]

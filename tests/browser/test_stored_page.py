@@ -103,7 +103,7 @@ def test_what_lies_behind_a_chunk_is_a_click_or_a_number_away(site, alone, tab):
     expect(tab.get_by_text("Traceback (most recent call last)").first).to_be_visible(timeout=PATIENCE)
     source = "Bokeh.documents[0].get_model_by_name('batchrun-chunks')"
     tab.wait_for_function(f"() => {source}.data.code.length == 8", timeout=PATIENCE)
-    canvas = tab.get_by_role("img", name="Map of the chunks").bounding_box()
+    canvas = tab.get_by_role("application", name="Map of the chunks").bounding_box()
     across = tab.evaluate(f"() => Math.max(...Array.from({source}.data.x)) + 0.5")
     tab.mouse.click(canvas["x"] + canvas["width"] / across / 2, canvas["y"] + 30)
     expect(tab.get_by_text("chunk 0 (1 row) succeeded").first).to_be_visible(timeout=PATIENCE)
