@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchrun import console
+from batchrun.cli.completion import complete_run
 from batchrun.cli.options import Cluster, Json, Override, settings_of
 from batchrun.cli.program import app, leave_output
 from batchrun.errors import PipelineError, UsageError, near_miss
@@ -38,7 +39,11 @@ Examples:
 def events(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last'; all if left out."),
+        typer.Argument(
+            metavar="RUN",
+            help="A run id, the beginning of one, or 'last'; all if left out.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run has ended, or until Ctrl-C.")

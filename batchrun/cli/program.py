@@ -52,7 +52,8 @@ def main() -> NoReturn:
             stream.reconfigure(errors="replace")  # a code page may lack what users and errors say
     as_json = "--json" in sys.argv
     try:
-        code = app(standalone_mode=False) or ExitCode.SUCCEEDED
+        # By its name also as `python -m batchrun`: scripts for the shell call it so.
+        code = app(prog_name="batchrun", standalone_mode=False) or ExitCode.SUCCEEDED
     except BatchrunError as error:
         code = _say(error, _code_of(error), as_json)
     except KeyboardInterrupt as error:
