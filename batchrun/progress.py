@@ -18,6 +18,8 @@ from batchrun.events import (
     ChunksReturned,
     ChunksSettled,
     Event,
+    FailedAlike,
+    FailuresRecalled,
     RetryScheduled,
     RunEnded,
     RunStarted,
@@ -33,6 +35,8 @@ from batchrun.status import TaskStatus
 
 __all__ = ["Progress", "RunningLine", "describe_gap", "describe_share"]
 
+MOST_CAUSES = 50
+"""Causes of failures that are kept apart; those that were not met for longest are forgotten."""
 PATIENCE = 5.0
 """Seconds after which a running chunk is worth a line though it says nothing."""
 
@@ -144,6 +148,9 @@ class Progress:
     """Attempts that were repeated, or will be."""
     last_error: ErrorRecord | None = None
     """The newest error of an attempt, or the one that ended the run."""
+    failures: dict[tuple[str, str], FailedAlike] = field(default_factory=dict)
+    """What attempts failed for, by stage and signature, the cause that was met last at the end; of those
+    before somebody began to watch, what chunks were given up for."""
     slots: tuple[SlotUse, ...] = ()
     """Supply and demand, threads first."""
     workers: int = 0
@@ -270,6 +277,8 @@ class Progress:
                 self._report(event)
             case AttemptEnded():
                 self._count(event.attempt)
+            case FailuresRecalled():
+                self.failures = {(one.stage, one.signature): one for one in reversed(event.failures)}
             case AttemptsSolved():
                 self._leave(event.attempts.chunks.tolist())
                 self.attempts[Outcome.SUCCEEDED] += len(event.attempts)
@@ -339,6 +348,22 @@ class Progress:
             self.decisions[attempt.decision] += 1
         self._measure(attempt.peak_memory)
         self.last_error = attempt.error or self.last_error
+        if not attempt.outcome.solved and attempt.outcome is not Outcome.CANCELLED:
+            self._count_failure(attempt)
+
+    def _count_failure(self, attempt: Attempt) -> None:
+        error, ended = attempt.error, attempt.outcome
+        signature = (error.signature or error.type) if error else ended.value
+        before = self.failures.pop((attempt.stage, signature), None)
+        self.failures[attempt.stage, signature] = FailedAlike(
+            stage=attempt.stage,
+            error_type=error.type if error else ended.value,
+            error=error.message if error else ended.description,
+            times=(before.times if before else 0) + 1,
+            signature=signature,
+        )
+        if len(self.failures) > MOST_CAUSES:
+            del self.failures[next(iter(self.failures))]
 
     def _measure(self, peak: int | None) -> None:
         if peak is not None:

@@ -23,6 +23,8 @@ from batchrun.events import (
     ChunksReturned,
     ChunksSettled,
     Event,
+    FailedAlike,
+    FailuresRecalled,
     Observer,
     RetryScheduled,
     RunEnded,
@@ -212,6 +214,17 @@ class _Watch:
                 ChunksRecalled(self.run_id, self.clock(), earlier.chunks, earlier.outcomes, earlier.rows)
             )
         self._settle(now)
+        if earlier.given_up.any() or now.given_up.any():
+            self._recall_failures()
+
+    def _recall_failures(self) -> None:
+        """Say for what chunks were given up by now; what fails later is told attempt by attempt."""
+        kinds = self.store.failure_kinds(self.run_id)
+        told = (
+            FailedAlike(kind.stage or "", kind.error_type, kind.error, kind.chunks, kind.signature)
+            for kind in kinds
+        )
+        self._tell(FailuresRecalled(self.run_id, self.clock(), tuple(told)))
 
     def _dashboard(self) -> str:
         """The live page of the service that has the run; empty if there is none."""

@@ -299,7 +299,7 @@ def _running_items(
     running = [(chunk, run.record.run_id) for run in runs if run.live for chunk in run.live.running]
     running.sort(key=lambda pair: (pair[0].started, pair[0].chunk))
     shown = running[:MOST_SHOWN]
-    several = len({run_id for _, run_id in running}) > 1
+    several = sum(run.live is not None for run in runs) > 1
     names = [labels[run_id] for _, run_id in shown] if several else []
     items = [[line] for line in running_texts([running_line(chunk, now) for chunk, _ in shown], names)]
     if len(running) > len(shown):
