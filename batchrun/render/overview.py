@@ -68,9 +68,9 @@ def overview_screen(
     """
     width, height = size
     room = height - 4
-    sections = _sections(overview, now, width, chosen)
+    sections = _sections(overview, now, width, chosen, most=height)
     if lines_of(sections) > room:
-        sections = _sections(overview, now, width, chosen, compact=True)
+        sections = _sections(overview, now, width, chosen, most=height, compact=True)
     footer = _footer(said, _keys(keys))
     return join([_header(overview, now, width), _text(""), *fit(sections, room), _text(""), footer], height)
 
@@ -142,24 +142,41 @@ def _footer(said: str, keys: str) -> Text:
 
 
 def _sections(
-    overview: Overview, now: float, width: int, chosen: str, *, compact: bool = False
+    overview: Overview,
+    now: float,
+    width: int,
+    chosen: str = "",
+    *,
+    most: int | None = None,
+    compact: bool = False,
 ) -> list[Section]:
-    """What the screen of a store has; *compact* where not all fits: a line each, but for the run that is
-    chosen, and a place."""
-    at = next((n for n, run in enumerate(overview.runs) if run.record.run_id == chosen), None)
-    runs = [
-        _run_lines(
-            run, width, ">" if at == n else "", MOST_WHY if not compact else 1 if n == (at or 0) else 0
-        )
-        for n, run in enumerate(overview.runs)
-    ]
-    labels = _labels(overview.runs)
+    """What the screen of a store has.
+
+    Args:
+        overview: The store as it was at the last look.
+        now: Seconds since the epoch.
+        width: Columns.
+        chosen: The run that the keys are at.
+        most: Runs before and after that one that are laid out; None for all.
+        compact: Whether there is a line each only, but for the run that is chosen, and for a place.
+    """
+    runs = overview.runs
+    at = next((n for n, run in enumerate(runs) if run.record.run_id == chosen), None)
+    first = max(0, (at or 0) - (most or len(runs)))
+    seen = runs[first : (at or 0) + 1 + (most or len(runs))]
+    lines = []
+    for number, run in enumerate(seen, first):
+        why = MOST_WHY if not compact else 1 if number == (at or 0) else 0
+        lines.append(_run_lines(run, width, ">" if number == at else "", why))
+    labels = _labels(runs)
     none = [[_text("There is no run yet. Start one: batchrun submit module:pipeline --input FILE")]]
     slots = [item for place in overview.places for item in _place_items(place, compact=compact)]
     return [
-        Section("", runs or none, weight=3, keep=at),
+        Section(
+            "", lines or none, weight=3, keep=None if at is None else at - first, more=len(runs) - len(seen)
+        ),
         Section("Slots", slots),
-        Section("Running now", _running_items(overview.runs, now, labels)),
+        Section("Running now", _running_items(runs, now, labels)),
         Section("Failures", _failure_items(overview.failures, labels)),
     ]
 

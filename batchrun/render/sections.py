@@ -25,11 +25,13 @@ class Section:
     """How much of the room it may have where there is too little, beside the others."""
     keep: int | None = None
     """The item that must be seen; the first ones are if that is None."""
+    more: int = 0
+    """How many more items there are that were not laid out, since they cannot be seen."""
 
     @property
     def lines(self) -> int:
         """How many lines it would take, with its title."""
-        return sum(map(len, self.items)) + bool(self.title)
+        return sum(map(len, self.items)) + self.more + bool(self.title)
 
 
 def line_of(text: Text) -> Text:
@@ -102,7 +104,7 @@ def _cut_to(section: Section, most: int) -> list[Text]:
     room = most - 1
     first, last = _window(section, room)
     lines = [line for item in section.items[first:last] for line in item]
-    left = len(section.items) - (last - first)
+    left = section.more + len(section.items) - (last - first)
     if not lines and room > 0:  # not even one item fits whole
         lines, left = list(section.items[section.keep or 0][:room]), left - 1
     if title:
