@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -46,6 +47,7 @@ __all__ = [
     "ConsoleProgress",
     "FullScreen",
     "can_draw",
+    "documents_apart",
     "full_screen",
     "jsonable",
     "print_checks",
@@ -54,6 +56,7 @@ __all__ = [
     "print_error",
     "print_failed_runs",
     "print_json",
+    "print_json_line",
     "print_note",
     "print_overview",
     "print_pipelines",
@@ -70,6 +73,8 @@ WAITING_EVERY = 60.0
 """Seconds between two lines of such a log about what a run waits for, if that changes."""
 LOG_WIDTH = 160
 """Columns of what is laid out in columns where there is no terminal."""
+_documents: ContextVar[TextIO | None] = ContextVar("batchrun_documents", default=None)
+"""Where documents go; None for standard output."""
 FRAMES_PER_SECOND = 8
 """How often the live display is drawn."""
 
@@ -355,8 +360,45 @@ def print_json(document: Any) -> None:
 
     Not-a-number and infinities become null, which JSON has a word for; dates and other values become text.
     """
-    sys.stdout.write(json.dumps(jsonable(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    _write_document(json.dumps(jsonable(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_json_line(document: Any) -> None:
+    """The same on one line, for those that follow each other."""
+    _write_document(json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False))
+
+
+@contextlib.contextmanager
+def documents_apart() -> Iterator[None]:
+    """Within this context standard output gets documents and nothing else: what stages, libraries and the
+    processes that they start write there goes to standard error."""
+    output = sys.stdout
+    try:
+        number = output.fileno()
+    except (OSError, ValueError):  # it is no file, as in tests
+        kept, documents = None, output
+    else:
+        output.flush()
+        kept = os.dup(number)
+        documents = os.fdopen(kept, "w", encoding=output.encoding, errors="replace", closefd=False)
+        os.dup2(sys.stderr.fileno(), number)
+    sys.stdout, token = sys.stderr, _documents.set(documents)
+    try:
+        yield
+    finally:
+        sys.stdout = output
+        _documents.reset(token)
+        if kept is not None:
+            with contextlib.suppress(OSError):  # there may be nobody left to read it
+                documents.flush()
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def _write_document(text: str) -> None:
+    documents = _documents.get() or sys.stdout
+    documents.write(text + "\n")
+    documents.flush()
 
 
 def print_error(message: str, *, console: Console | None = None) -> None:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from batchrun.outcome import RunState
 from batchrun.store.runs import RunRecord, RunStore
+from tests.terminal import terminal
+
+__all__ = ["terminal"]
 
 STORE = "sqlite:///.batchrun/store.db"
 COMMAND = [sys.executable, "-m", "batchrun", "watch"]
 PATIENCE = 60.0
 """Seconds for what takes two."""
-CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 @pytest.fixture
@@ -60,103 +58,8 @@ def batchrun(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 # On a terminal
 
 
-class Terminal:
-    """A program on a terminal of its own."""
-
-    def __init__(self, *arguments: str, columns: int = 80, lines: int = 24, **environment: str) -> None:
-        import pty
-
-        self.master, slave = pty.openpty()
-        self.resize(columns, lines)
-        self.modes = self._modes()
-        known = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
-        self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=known,
-            start_new_session=True,
-            preexec_fn=self._control,
-        )
-        os.close(slave)
-        self.said = ""
-
-    def _control(self) -> None:
-        import fcntl
-        import termios
-
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    def _modes(self) -> list[Any]:
-        import termios
-
-        return termios.tcgetattr(self.master)
-
-    def resize(self, columns: int, lines: int) -> None:
-        import termios
-
-        termios.tcsetwinsize(self.master, (lines, columns))
-
-    def type(self, keys: str) -> None:
-        os.write(self.master, keys.encode())
-
-    def wait_for(self, words: str) -> str:
-        """Read until that was written; gives the picture that it is in, without codes."""
-        begin, until = len(self.said), time.monotonic() + PATIENCE
-        while words not in CODES.sub("", self.said[begin:]):
-            assert time.monotonic() < until, self.said
-            assert self._read(1.0) is not None, self.said
-        return CODES.sub("", self.said.rpartition("\x1b[H")[2])
-
-    def leave(self) -> int:
-        """Read to the end; gives the exit code."""
-        while self._read(PATIENCE):
-            pass
-        return self.process.wait(PATIENCE)
-
-    def _read(self, seconds: float) -> str | None:
-        """What was written meanwhile; None once there is nobody to write."""
-        if not select.select([self.master], [], [], seconds)[0]:
-            return ""
-        try:
-            text = os.read(self.master, 2**16).decode(errors="replace")
-        except OSError:
-            return None
-        self.said += text
-        return text or None
-
-    def close(self) -> None:
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        self.process.wait()
-        os.close(self.master)
-
-
-@pytest.fixture
-def terminal() -> Iterator[Callable[..., Terminal]]:
-    if sys.platform == "win32":
-        pytest.skip("there are no pseudo-terminals")
-    opened: list[Terminal] = []
-
-    def start(*arguments: str, **how: Any) -> Terminal:
-        opened.append(Terminal(*arguments, **how))
-        return opened[-1]
-
-    yield start
-    for one in opened:
-        one.close()
-
-
-def gives_back(terminal: Terminal) -> bool:
-    """Whether the terminal is as it was: its own screen, its cursor, its modes."""
-    said = terminal.said
-    screen = said.rindex("\x1b[?1049l") > said.rindex("\x1b[?1049h")
-    return screen and said.rindex("\x1b[?25h") > said.rindex("\x1b[?25l")
-
-
 def test_it_is_a_full_screen_that_keys_move_in_and_q_leaves(store, terminal):
-    shown = terminal()
+    shown = terminal(*COMMAND)
     picture = shown.wait_for("q leave")
     assert ">" in picture
     assert "◦ stopped   lost-1" in picture
@@ -173,20 +76,20 @@ def test_it_is_a_full_screen_that_keys_move_in_and_q_leaves(store, terminal):
     wide = shown.wait_for("q leave")
     assert max(len(line) for line in wide.splitlines()) > 80
 
-    modes = shown._modes()
+    modes = shown.modes_now()
     shown.type("q")
     assert shown.leave() == 0
-    assert gives_back(shown)
+    assert shown.given_back
     assert modes != shown.modes
 
 
 def test_an_interrupt_leaves_it_with_the_code_of_one_and_the_terminal_as_it_was(store, terminal):
-    shown = terminal(NO_COLOR="1")
+    shown = terminal(*COMMAND, NO_COLOR="1")
     shown.wait_for("q leave")
     shown.type("\x03")
 
     assert shown.leave() == 130
-    assert gives_back(shown)
+    assert shown.given_back
     assert "38;" not in shown.said
     assert "Traceback" not in shown.said
 

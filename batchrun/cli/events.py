@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
@@ -201,7 +200,7 @@ def _as_text(event: EventRecord) -> None:
 
 
 def _as_document(event: EventRecord) -> None:
-    typer.echo(json.dumps(event_document(event), ensure_ascii=False))
+    console.print_json_line(event_document(event))
 
 
 def _is_over(store: RunStore, run_id: str) -> bool:

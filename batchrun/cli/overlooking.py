@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,7 +18,7 @@ from batchrun.outcome import ExitCode
 if TYPE_CHECKING:
     from batchrun.overview import Overview, StoreWatch
 
-__all__ = ["Looker", "documents_of", "watch_store"]
+__all__ = ["Documents", "Looker", "watch_store"]
 
 LOOK_EVERY = 1.0
 """Seconds between two looks."""
@@ -51,7 +50,7 @@ def watch_store(store_url: str, *, once: bool, as_json: bool) -> None:
             if not as_json and console.can_draw():
                 _draw(first, watch)
             else:
-                _write(first, watch, documents_of() if as_json else _lines_of())
+                _write(first, watch, Documents() if as_json else _lines_of())
         except KeyboardInterrupt:  # the usual end of it, about which there is nothing to say
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
@@ -119,12 +118,11 @@ def _draw(first: Overview, watch: StoreWatch) -> None:
 # Elsewhere
 
 
-def _write(first: Overview, watch: StoreWatch, told: Callable[[Overview], Iterable[str]]) -> None:
+def _write(first: Overview, watch: StoreWatch, tell: Callable[[Overview], object]) -> None:
     """Write what there is to tell of each look; while the store is away, say so once."""
     overview, away = first, False
     while True:
-        for line in told(overview):
-            typer.echo(line)
+        tell(overview)
         while True:
             began = time.monotonic()
             time.sleep(LOOK_EVERY)
@@ -140,25 +138,31 @@ def _write(first: Overview, watch: StoreWatch, told: Callable[[Overview], Iterab
         time.sleep(max(0.0, (REST - 1) * (time.monotonic() - began - LOOK_EVERY)))
 
 
-def _lines_of() -> Callable[[Overview], Iterable[str]]:
+def _lines_of() -> Callable[[Overview], None]:
     from batchrun.render.overview_log import OverviewLog
 
-    return OverviewLog().news
+    log = OverviewLog()
+
+    def tell(overview: Overview) -> None:
+        for line in log.news(overview):
+            typer.echo(line)
+
+    return tell
 
 
-def documents_of() -> Callable[[Overview], Iterable[str]]:
-    """Gives each overview as a line of JSON, if more than the time is another than in the one before."""
-    before: list[Any] = [None]
+class Documents:
+    """Writes each overview as a line of JSON, if more than the time is another than in the one before."""
 
-    def told(overview: Overview) -> Iterable[str]:
+    def __init__(self) -> None:
+        self._before: Any = None
+
+    def __call__(self, overview: Overview) -> None:
+        """Take in the next one."""
         document = console.jsonable(overview_document(overview))
         stands = _without_time(document)
-        if stands == before[0]:
-            return []
-        before[0] = stands
-        return [json.dumps(document, ensure_ascii=False, allow_nan=False)]
-
-    return told
+        if stands != self._before:
+            self._before = stands
+            console.print_json_line(document)
 
 
 def _without_time(document: Any) -> Any:
