@@ -115,7 +115,8 @@ class Terminal:
     def given_back(self) -> bool:
         """Whether the terminal is as it was: its own screen, its cursor, its modes."""
         pairs = (("\x1b[?1049l", "\x1b[?1049h"), ("\x1b[?25h", "\x1b[?25l"))
-        return all(self.said.rfind(last) >= self.said.rfind(first) for last, first in pairs)
+        drawn = all(self.said.rfind(last) >= self.said.rfind(first) for last, first in pairs)
+        return drawn and self.modes_now() == self.modes
 
 
 @pytest.fixture

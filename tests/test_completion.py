@@ -109,8 +109,9 @@ def test_pipelines_are_offered_that_were_run_or_are_written_in_the_folder_and_no
 
 
 def test_where_there_is_no_store_nothing_is_said_and_none_is_made(offered, here):
+    (here / ".batchrun").mkdir()
     assert offered("show", "") == ["last"]
-    assert list(here.iterdir()) == []
+    assert [path.name for path in here.rglob("*")] == [".batchrun"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.terminal import CODES, terminal
 __all__ = ["terminal"]
 
 MODULE = """\
+import os
 import time
 from batchrun import RetryPolicy, by_rows, pipeline
 
@@ -22,7 +23,8 @@ def picky(chunk):
     time.sleep(0.1)
     if (chunk["x"] == 1).any():
         raise ValueError("one [bold]is[/bold] bad")
-    print("said by the stage")
+    print("said by the stage", flush=True)
+    os.write(1, b"as by a solver in C\\n")
     return chunk
 """
 SUBMIT = [sys.executable, "-m", "batchrun", "submit", "work:picky", "-i", "in.parquet", "-c", "inline"]
@@ -52,4 +54,4 @@ def test_quiet_draws_nothing(project, terminal):
     shown = terminal(*SUBMIT, "--quiet", "--json", out=project / "out.json")
     assert shown.leave() == 3
     assert json.loads((project / "out.json").read_text())["state"] == "partial"
-    assert shown.said.split("\r\n") == ["said by the stage"] * 5 + [""]
+    assert shown.said.split("\r\n") == ["said by the stage", "as by a solver in C"] * 5 + [""]

@@ -80,7 +80,7 @@ def test_it_is_a_full_screen_that_keys_move_in_and_q_leaves(store, terminal):
     shown.type("q")
     assert shown.leave() == 0
     assert shown.given_back
-    assert modes != shown.modes
+    assert modes != shown.modes  # so that there was something to give back
 
 
 def test_an_interrupt_leaves_it_with_the_code_of_one_and_the_terminal_as_it_was(store, terminal):
