@@ -5,15 +5,18 @@ Progress and errors go to standard error, tables and JSON to standard output.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from batchrun.events import (
     ChunkReported,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from batchrun.comparison import Comparison
+    from batchrun.overview import Overview
     from batchrun.pruning import PrunePlan
     from batchrun.render.pulse import Pulse
     from batchrun.render.terminal import CheckLine, FailedLine, RunLine
@@ -41,13 +45,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConsoleProgress",
+    "FullScreen",
+    "can_draw",
+    "documents_apart",
+    "full_screen",
+    "jsonable",
     "print_checks",
     "print_comparison",
     "print_details",
     "print_error",
     "print_failed_runs",
     "print_json",
+    "print_json_line",
     "print_note",
+    "print_overview",
     "print_pipelines",
     "print_prune_plan",
     "print_runs",
@@ -60,6 +71,10 @@ LOG_EVERY = 5.0
 """Seconds between two lines of progress in a log that is no terminal."""
 WAITING_EVERY = 60.0
 """Seconds between two lines of such a log about what a run waits for, if that changes."""
+LOG_WIDTH = 160
+"""Columns of what is laid out in columns where there is no terminal."""
+_documents: ContextVar[TextIO | None] = ContextVar("batchrun_documents", default=None)
+"""Where documents go; None for standard output."""
 FRAMES_PER_SECOND = 8
 """How often the live display is drawn."""
 
@@ -111,7 +126,7 @@ class ConsoleProgress:
         if self._quiet or self._live is not None or self._pulse is not None:
             return
         self._console = self._console or _stderr()
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             from rich.live import Live
 
             self._live = Live(
@@ -209,6 +224,51 @@ class ConsoleProgress:
         _plain(self._console, line)
 
 
+class FullScreen:
+    """The whole terminal, drawn on as long as the context of ``full_screen`` lasts."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines, as they are now."""
+        return self._live.console.size
+
+    def draw(self, shown: RenderableType) -> None:
+        """Show that, and nothing else."""
+        self._live.update(shown, refresh=True)
+
+
+def can_draw() -> bool:
+    """Whether standard output is a terminal on which a full screen can be drawn."""
+    return _is_screen(sys.stdout)
+
+
+@contextlib.contextmanager
+def full_screen(*, console: Console | None = None) -> Iterator[FullScreen]:
+    """Take the terminal that standard output is; what it showed is there again afterwards."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = console or Console(highlight=False)
+    with Live(Text(), console=console, screen=True, auto_refresh=False, redirect_stdout=False) as live:
+        yield FullScreen(live)
+
+
+def print_overview(overview: Overview, *, console: Console | None = None) -> None:
+    """Print how a store stands, as wide as the terminal, or as wide as a log likes it."""
+    from rich.console import Console
+
+    from batchrun.render.overview import overview_view
+
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    console.print(overview_view(overview, overview.at, console.width))
+
+
 def print_summary(
     report: RunReport, files: Sequence[str | Path] = (), *, console: Console | None = None
 ) -> None:
@@ -300,8 +360,45 @@ def print_json(document: Any) -> None:
 
     Not-a-number and infinities become null, which JSON has a word for; dates and other values become text.
     """
-    sys.stdout.write(json.dumps(_jsonable(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    _write_document(json.dumps(jsonable(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_json_line(document: Any) -> None:
+    """The same on one line, for those that follow each other."""
+    _write_document(json.dumps(jsonable(document), ensure_ascii=False, allow_nan=False))
+
+
+@contextlib.contextmanager
+def documents_apart() -> Iterator[None]:
+    """Within this context standard output gets documents and nothing else: what stages, libraries and the
+    processes that they start write there goes to standard error."""
+    output = sys.stdout
+    try:
+        number = output.fileno()
+    except (OSError, ValueError):  # it is no file, as in tests
+        kept, documents = None, output
+    else:
+        output.flush()
+        kept = os.dup(number)
+        documents = os.fdopen(kept, "w", encoding=output.encoding, errors="replace", closefd=False)
+        os.dup2(sys.stderr.fileno(), number)
+    sys.stdout, token = sys.stderr, _documents.set(documents)
+    try:
+        yield
+    finally:
+        sys.stdout = output
+        _documents.reset(token)
+        if kept is not None:
+            with contextlib.suppress(OSError):  # there may be nobody left to read it
+                documents.flush()
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def _write_document(text: str) -> None:
+    documents = _documents.get() or sys.stdout
+    documents.write(text + "\n")
+    documents.flush()
 
 
 def print_error(message: str, *, console: Console | None = None) -> None:
@@ -318,23 +415,29 @@ def print_note(message: str, *, console: Console | None = None) -> None:
     _print(Text(str(message)), console or _stderr())
 
 
-def _jsonable(value: Any) -> Any:
-    """*value* in the types of JSON."""
+def jsonable(value: Any) -> Any:
+    """*value* in the types of JSON; see ``print_json``."""
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def _stderr() -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    # FORCE_COLOR makes rich take a file for a terminal; colours may be forced, a moving display may not.
+    return Console(stderr=True, highlight=False, force_interactive=_is_screen(sys.stderr))
+
+
+def _is_screen(stream: TextIO) -> bool:
+    """Whether something can be drawn there that moves."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def _print(renderable: RenderableType, console: Console | None) -> None:

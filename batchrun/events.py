@@ -27,6 +27,8 @@ __all__ = [
     "ChunksReturned",
     "ChunksSettled",
     "Event",
+    "FailedAlike",
+    "FailuresRecalled",
     "Observer",
     "RetryScheduled",
     "RunEnded",
@@ -200,6 +202,31 @@ class ChunksSettled(Event):
     """Seconds of all attempts of each together."""
     gaps: Floats
     """How far the answer of each can be from the best one; NaN where that is not known."""
+
+
+@dataclass(frozen=True)
+class FailedAlike:
+    """Attempts of a stage that failed for one cause."""
+
+    stage: str
+    """The stage; empty if none was tried."""
+    error_type: str
+    """The class of the error; how they ended if there was none."""
+    error: str
+    """What the latest that is known says."""
+    times: int
+    """How many there were."""
+    signature: str
+    """What they have in common."""
+
+
+@dataclass(frozen=True)
+class FailuresRecalled(Event):
+    """What chunks of the run were given up for before somebody began to listen; told to those who watch a run
+    that another process drives. Each chunk counts once."""
+
+    failures: tuple[FailedAlike, ...]
+    """One for each cause."""
 
 
 @dataclass(frozen=True)

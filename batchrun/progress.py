@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
@@ -18,6 +18,8 @@ from batchrun.events import (
     ChunksReturned,
     ChunksSettled,
     Event,
+    FailedAlike,
+    FailuresRecalled,
     RetryScheduled,
     RunEnded,
     RunStarted,
@@ -27,15 +29,14 @@ from batchrun.events import (
     SlotUse,
 )
 from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState, relative_gap
+from batchrun.rate import RowRate
 from batchrun.resources import MEMORY
 from batchrun.status import TaskStatus
 
 __all__ = ["Progress", "RunningLine", "describe_gap", "describe_share"]
 
-SAMPLE_EVERY = 0.2
-"""Seconds between two points of the row count that are kept for the rate."""
-SHORTEST_WINDOW = 5.0
-"""Seconds; the rate is never taken over less, unless the session is younger."""
+MOST_CAUSES = 50
+"""Causes of failures that are kept apart; those that were not met for longest are forgotten."""
 PATIENCE = 5.0
 """Seconds after which a running chunk is worth a line though it says nothing."""
 
@@ -147,6 +148,9 @@ class Progress:
     """Attempts that were repeated, or will be."""
     last_error: ErrorRecord | None = None
     """The newest error of an attempt, or the one that ended the run."""
+    failures: dict[tuple[str, str], FailedAlike] = field(default_factory=dict)
+    """What attempts failed for, by stage and signature, the cause that was met last at the end; of those
+    before somebody began to watch, what chunks were given up for."""
     slots: tuple[SlotUse, ...] = ()
     """Supply and demand, threads first."""
     workers: int = 0
@@ -164,8 +168,7 @@ class Progress:
     _at_work: dict[int, _Task] = field(default_factory=dict)
     _second: dict[int, _Task] = field(default_factory=dict)
     """The second starts of chunks that are at work already."""
-    _settled_at: float = 0.0
-    _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=4_000))
+    _rate: RowRate = field(default_factory=RowRate)
 
     def tell(self, event: Event) -> None:
         """Take the next event into account. Of a run that starts once more, what was told before is
@@ -232,30 +235,13 @@ class Progress:
         return sum(count for outcome, count in self.outcomes.items() if not outcome.solved)
 
     def rows_per_second(self, now: float) -> float:
-        """Rows settled a second over the later half of the session; 0 before the first.
-
-        The first chunks are often small probes, so that a mean from the start would stay low for long. Where
-        no row was settled in the later half, it is the mean from the start all the same.
-        """
-        elapsed = max(now - self.started, 1e-9)
-        begin = now - max(elapsed / 2, min(SHORTEST_WINDOW, elapsed))
-        rows_then, then = self.rows_resumed, self.started
-        if self._settled_at <= begin:
-            begin = then
-        for at, rows in self._samples:
-            if at > begin:
-                break
-            rows_then, then = rows, at
-        return max(0.0, (self.rows_settled - rows_then) / max(now - then, 1e-9))
+        """Rows settled a second lately, as RowRate has it; 0 before the first."""
+        return self._rate.per_second(now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds until the last row; None while there is no rate, and 0 when it takes longer than estimated.
-
-        The estimate is made whenever rows were settled, at the rate of that moment, and counts down between.
-        """
-        rate = self.rows_per_second(self._settled_at)
-        left = max(0, self.rows - self.rows_settled)
-        return max(0.0, left / rate - (now - self._settled_at)) if rate > 0 else None
+        """Seconds until the last row; None while there is no rate, and 0 when it takes longer than
+        estimated."""
+        return self._rate.seconds_left(now, self.rows)
 
     def seconds_elapsed(self, now: float) -> float:
         """Seconds since this session of the run began, or that it took."""
@@ -271,14 +257,15 @@ class Progress:
         self.run_id, self.pipeline, self.cluster = event.run_id, event.pipeline, event.cluster
         self.rows, self.folder, self.dashboard = event.rows, event.folder, event.dashboard
         self.notes = event.notes
-        self.state, self.started, self._settled_at = RunState.RUNNING, event.at, event.at
+        self.state, self.started, self._rate = RunState.RUNNING, event.at, RowRate(event.at)
 
     def _plan(self, event: ChunksPlanned) -> None:
         self.chunks_planned, self.rows_planned = event.chunks, event.rows
         self.chunks_settled = event.settled + self.outcomes.total()
         if self.rows_resumed != event.settled_rows:
             self.rows_settled += event.settled_rows - self.rows_resumed
-            self.rows_resumed = event.settled_rows
+            self.rows_resumed = self._rate.before = event.settled_rows
+            self._rate.settled = self.rows_settled
 
     def _tell_of_chunk(self, event: Event) -> None:
         match event:
@@ -290,6 +277,8 @@ class Progress:
                 self._report(event)
             case AttemptEnded():
                 self._count(event.attempt)
+            case FailuresRecalled():
+                self.failures = {(one.stage, one.signature): one for one in reversed(event.failures)}
             case AttemptsSolved():
                 self._leave(event.attempts.chunks.tolist())
                 self.attempts[Outcome.SUCCEEDED] += len(event.attempts)
@@ -340,7 +329,7 @@ class Progress:
             ]
             if known:
                 self.worst_gap = max(self.worst_gap or 0.0, *known)
-        self._sample(event.at)
+        self._rate.settle(event.at, self.rows_settled)
 
     def _report(self, event: ChunkReported) -> None:
         task, status = self._at_work.get(event.chunk), event.status
@@ -359,18 +348,26 @@ class Progress:
             self.decisions[attempt.decision] += 1
         self._measure(attempt.peak_memory)
         self.last_error = attempt.error or self.last_error
+        if not attempt.outcome.solved and attempt.outcome is not Outcome.CANCELLED:
+            self._count_failure(attempt)
+
+    def _count_failure(self, attempt: Attempt) -> None:
+        error, ended = attempt.error, attempt.outcome
+        signature = (error.signature or error.type) if error else ended.value
+        before = self.failures.pop((attempt.stage, signature), None)
+        self.failures[attempt.stage, signature] = FailedAlike(
+            stage=attempt.stage,
+            error_type=error.type if error else ended.value,
+            error=error.message if error else ended.description,
+            times=(before.times if before else 0) + 1,
+            signature=signature,
+        )
+        if len(self.failures) > MOST_CAUSES:
+            del self.failures[next(iter(self.failures))]
 
     def _measure(self, peak: int | None) -> None:
         if peak is not None:
             self.peak_memory = max(peak, self.peak_memory or 0)
-
-    def _sample(self, at: float) -> None:
-        self._settled_at = at
-        if not self._samples or at - self._samples[-1][0] >= SAMPLE_EVERY:
-            if len(self._samples) == self._samples.maxlen:
-                # Half the points are enough for the past; a run may take days.
-                self._samples = deque(list(self._samples)[::2], maxlen=self._samples.maxlen)
-            self._samples.append((at, self.rows_settled))
 
 
 def _line(riders: Sequence[int], task: _Task, now: float) -> RunningLine:

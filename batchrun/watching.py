@@ -23,6 +23,8 @@ from batchrun.events import (
     ChunksReturned,
     ChunksSettled,
     Event,
+    FailedAlike,
+    FailuresRecalled,
     Observer,
     RetryScheduled,
     RunEnded,
@@ -205,13 +207,26 @@ class _Watch:
         )
         self._plan(record)
         self._cut(record)
+        given_up = False
         for earlier, now in standing.parts:
             if len(earlier):
                 self._mark(earlier)
                 columns = (earlier.chunks, earlier.outcomes, earlier.rows)
                 self._tell(ChunksRecalled(self.run_id, self.clock(), *columns))
             self._settle(now)
+            given_up = given_up or bool(earlier.given_up.any() or now.given_up.any())
+        if given_up:
+            self._recall_failures()
         self.session = record.started  # if the store failed meanwhile, all is told anew
+
+    def _recall_failures(self) -> None:
+        """Say for what chunks were given up by now; what fails later is told attempt by attempt."""
+        kinds = self.store.failure_kinds(self.run_id)
+        told = (
+            FailedAlike(kind.stage or "", kind.error_type, kind.error, kind.chunks, kind.signature)
+            for kind in kinds
+        )
+        self._tell(FailuresRecalled(self.run_id, self.clock(), tuple(told)))
 
     def _dashboard(self) -> str:
         """The live page of the service that has the run; empty if there is none."""

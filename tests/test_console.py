@@ -16,6 +16,7 @@ from rich.console import Console
 
 from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, console, run_pipeline
 from batchrun.events import (
+    AttemptEnded,
     ChunkCut,
     ChunkReported,
     ChunksPlaced,
@@ -28,7 +29,7 @@ from batchrun.events import (
     SlotsChanged,
     SlotUse,
 )
-from batchrun.outcome import Outcome, RunState
+from batchrun.outcome import Attempt, ErrorRecord, Outcome, RunState
 from batchrun.progress import Progress
 from batchrun.render.live import progress_block, stopping_line
 from batchrun.render.pulse import Pulse
@@ -55,7 +56,12 @@ def events(rows: int = 1_000, chunks: int = 10, seconds_each: float = 1.0) -> li
 
 def screen(*, terminal: bool, width: int = 80) -> Console:
     return Console(
-        file=io.StringIO(), force_terminal=terminal, width=width, color_system=None, highlight=False
+        file=io.StringIO(),
+        force_terminal=terminal,
+        force_interactive=terminal,
+        width=width,
+        color_system=None,
+        highlight=False,
     )
 
 
@@ -237,6 +243,32 @@ def test_a_log_stays_readable_when_hundreds_of_chunks_talk():
     assert sum("chunk" in line for line in text_of(shown).splitlines()) == 10
 
 
+def failed(chunk: int, error: ErrorRecord | None, outcome: Outcome = Outcome.FAILED) -> AttemptEnded:
+    return AttemptEnded("r1", 1.0, Attempt(chunk, "solve", 1, "w-0", outcome, 0.0, 0.5, 4, error=error))
+
+
+def test_the_live_block_shows_what_failed_by_its_cause_the_latest_first():
+    shown = screen(terminal=True)
+    progress = console.ConsoleProgress(console=shown, clock=lambda: 5.0)
+    bad = ErrorRecord("ValueError", "[red]pit[/red] 7\x1b[2J is bad " + "x" * 200, "", signature="a")
+    for event in [*events()[:3], failed(0, bad), failed(1, bad), failed(2, None, Outcome.TIMED_OUT)]:
+        progress(event)
+    for number in range(3):
+        progress(failed(3, ErrorRecord("KeyError", str(number), "", signature=f"k{number}")))
+    progress(failed(4, bad))
+    progress(failed(5, None, Outcome.CANCELLED))
+    shown.print(progress._draw())
+
+    lines = [line.rstrip() for line in text_of(shown).splitlines() if line.startswith(("✗ ", "… "))]
+    assert lines[0].startswith("✗ 3 × ValueError at solve: [red]pit[/red] 7 [2J is bad xxx")
+    assert len(lines[0]) == 80
+    assert lines[1:] == [
+        "✗ 1 × KeyError at solve: 2",
+        "✗ 1 × KeyError at solve: 1",
+        "… and 2 other causes; batchrun show r1 has them",
+    ]
+
+
 def test_solves_that_were_stopped_are_counted_apart_with_their_worst_gap():
     shown = screen(terminal=False)
     stopped = Outcome.STOPPED_WITH_SOLUTION
@@ -286,7 +318,7 @@ def test_the_number_of_chunks_is_marked_while_the_plan_is_not_finished():
 
 
 def test_the_live_block_is_gone_and_the_cursor_back_after_an_error():
-    shown = Console(file=io.StringIO(), force_terminal=True, width=80)
+    shown = Console(file=io.StringIO(), force_terminal=True, force_interactive=True, width=80)
 
     def interrupted() -> None:
         with console.ConsoleProgress(console=shown) as progress:
@@ -446,6 +478,16 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch):
     console.print_error("red", console=shown)
     assert "38;" not in text_of(shown)
     assert "\x1b[31" not in text_of(shown)
+
+
+def test_progress_in_a_log_stays_lines_where_colours_are_forced(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with console.ConsoleProgress() as progress:
+        for event in events():
+            progress(event)
+    said = capsys.readouterr().err
+    assert said.startswith("run r1: delays[bold] on two [red]workers, 1,000 rows\n")
+    assert "\x1b" not in said
 
 
 def test_what_people_should_know_about_a_run_is_said_when_it_starts():

@@ -93,7 +93,7 @@ except SystemExit:
     [
         pytest.param("import batchrun", 1, 60, id="the package"),
         pytest.param("from batchrun import Pipeline, Stage, by_rows", 12, 120, id="what declares a pipeline"),
-        pytest.param(HELP, 24, 220, id="the help of the command line"),
+        pytest.param(HELP, 26, 220, id="the help of the command line"),
         pytest.param("import batchrun.worker.work", 40, 200, id="what runs a chunk on a worker"),
     ],
 )
@@ -132,6 +132,7 @@ def test_a_run_is_queued_and_looked_at_without_what_it_takes_to_drive_it(tmp_pat
         ["submit", "work:double", "-i", "in.parquet", "--detach"],
         ["runs"],
         ["show", "last"],
+        ["watch", "--once"],
     ):
         modules = loaded_modules(COMMAND.format(folder=str(tmp_path), arguments=arguments))
         assert "batchrun.store.runs" in modules

@@ -7,6 +7,7 @@ import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from batchrun.dashboard import metrics
 from batchrun.dashboard.board import Board
+from batchrun.dashboard.leases import LEASES, Leases, lease_message
 from batchrun.dashboard.message import RUNNING, ChunkColumns, Message, code_of
 from batchrun.dashboard.totals import MOST_PIPELINES, OTHERS, Totals
 from batchrun.outcome import Outcome
@@ -94,6 +96,46 @@ def test_slots_of_runs_on_the_same_workers_are_not_added_up_and_what_waits_is(bo
     assert value("batchrun_slots", tag="HIGHMEM", what="waiting") == 6
 
 
+def told_of_leases(board: Board, *ages: float, service: str = "s1", pipeline: str = "delays") -> None:
+    held = {f"r{number}": (pipeline, age) for number, age in enumerate(ages)}
+    board.leases.take(lease_message(service, 30.0, held))
+
+
+def test_the_age_of_a_lease_is_that_of_the_oldest_and_grows_while_its_service_is_silent(board: Board):
+    now = [100.0]
+    board.leases = Leases(clock=lambda: now[0])
+    told_of_leases(board, 2.0, 5.0)
+    assert value("batchrun_lease_age_seconds", pipeline="delays") == 5.0
+    assert value("batchrun_lease_limit_seconds", pipeline="delays") == 30.0
+    now[0] += 40
+    assert value("batchrun_lease_age_seconds", pipeline="delays") == 45.0
+    told_of_leases(board, 0.5)
+    assert value("batchrun_lease_age_seconds", pipeline="delays") == 0.5
+
+
+def test_a_lease_is_told_of_no_more_once_it_is_given_up_or_forgotten_and_once_where_it_changed_hands(board):
+    now = [100.0]
+    board.leases = Leases(clock=lambda: now[0])
+    told_of_leases(board, 20.0)
+    told_of_leases(board, 1.0, service="s2")
+    assert value("batchrun_lease_age_seconds", pipeline="delays") == 1.0
+    told_of_leases(board, service="s2")
+    assert value("batchrun_lease_age_seconds", pipeline="delays") is None
+    told_of_leases(board, 0.0)
+    now[0] += 299
+    assert value("batchrun_lease_age_seconds", pipeline="delays") == 299.0
+    now[0] += 2
+    assert value("batchrun_lease_age_seconds", pipeline="delays") is None
+    assert value("batchrun_lease_limit_seconds", pipeline="delays") is None
+
+
+def test_pipelines_that_are_made_up_lease_by_lease_are_told_of_together(board: Board):
+    for number in range(MOST_PIPELINES + 5):
+        told_of_leases(board, float(number), service=f"s{number}", pipeline=f"p{number}")
+        board.leases._held[f"s{number}"] = {f"r{number}": board.leases._held[f"s{number}"]["r0"]}
+    assert value("batchrun_lease_age_seconds", pipeline=OTHERS) == pytest.approx(MOST_PIPELINES + 4, abs=1)
+
+
 def test_a_run_that_ended_holds_nothing(board: Board):
     told = message(slots=(("threads", 4.0, 2.0, 1.0),))
     board.take(told.as_dict())
@@ -139,15 +181,24 @@ def test_the_scheduler_serves_them_beside_its_own():
     ):
         url = install(client).replace("/batchrun", "/metrics")
         client.log_event("batchrun", message(pipeline="served", chunks={"succeeded": 7}).as_dict())
+        client.log_event(LEASES, lease_message("s1", 30.0, {"r1": ("served", 3.0)}))
         client.run_on_scheduler(lambda: None)
         with urllib.request.urlopen(url, timeout=30) as answer:
             text = answer.read().decode()
     assert 'batchrun_chunks_total{outcome="succeeded",pipeline="served"} 7.0' in text
     assert "dask_scheduler_workers" in text
+    assert re.search(r'batchrun_lease_age_seconds\{pipeline="served"\} [345]\.', text)
     assert value("batchrun_chunks_total", pipeline="served", outcome="succeeded") is None
 
 
-def test_the_dashboard_for_grafana_asks_for_metrics_that_are_there(board: Board):
+@pytest.fixture(scope="module")
+def grafana() -> dict[str, Any]:
+    """The dashboard for Grafana."""
+    return json.loads(GRAFANA.read_text(encoding="utf-8"))
+
+
+def served(board: Board) -> dict[str, set[str]]:
+    """The metrics of a board that has everything, each with its labels."""
     board.take(
         message(
             chunks={"succeeded": 1},
@@ -159,14 +210,64 @@ def test_the_dashboard_for_grafana_asks_for_metrics_that_are_there(board: Board)
         ).as_dict()
     )
     board.take(message("other", state="succeeded").as_dict())
-    served = set(re.findall(r"^(batchrun_\w+)\{", generate_latest(REGISTRY).decode(), re.MULTILINE))
-    panels = json.loads(GRAFANA.read_text(encoding="utf-8"))["panels"]
-    asked = {
-        name
-        for panel in panels
-        for target in panel["targets"]
-        for name in re.findall(r"batchrun_\w+", target["expr"])
+    told_of_leases(board, 1.0)
+    samples = re.findall(r"^(batchrun_\w+)\{(.*)\} ", generate_latest(REGISTRY).decode(), re.MULTILINE)
+    return {name: set(re.findall(r'(\w+)="', labels)) for name, labels in samples}
+
+
+def test_the_dashboard_for_grafana_asks_for_metrics_and_labels_that_are_there(board: Board, grafana):
+    known, asked = served(board), set()
+    queries = [(panel["title"], target["expr"]) for panel in grafana["panels"] for target in panel["targets"]]
+    for variable in grafana["templating"]["list"]:
+        if variable["type"] == "query":
+            name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+            assert label in known[name]
+    for title, query in queries:
+        names = re.findall(r"batchrun_\w+", query)
+        assert names, title
+        for name, matchers in re.findall(r"(batchrun_\w+)(?:\{(.*?)\})?", query):
+            assert name in known, title
+            assert set(re.findall(r"(\w+)(?:=~|!~|!=|=)", matchers)) <= known[name], title
+        for labels in re.findall(r" by \(([\w, ]+)\)", query):
+            assert set(labels.split(", ")) <= set.union(*(known[name] for name in names)), title
+        counters = {name for name in names if name.endswith("_total")}
+        assert counters <= set(re.findall(r"(?:rate|increase)\((batchrun_\w+)", query)), title
+        assert query.count("(") == query.count(")"), title
+        asked |= set(names)
+    unused = known.keys() - asked
+    assert not unused, "a metric that no panel shows"
+
+
+def test_the_dashboard_for_grafana_is_laid_out_without_overlaps_and_reads_the_source_that_is_chosen(grafana):
+    panels = grafana["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({panel["title"] for panel in panels}) == len(panels)
+    places: set[tuple[int, int]] = set()
+    for panel in panels:
+        box = panel["gridPos"]
+        assert box["w"] > 0
+        assert box["h"] > 0
+        assert 0 <= box["x"] <= 24 - box["w"]
+        cells = {
+            (x, y) for x in range(box["x"], box["x"] + box["w"]) for y in range(box["y"], box["y"] + box["h"])
+        }
+        assert not cells & places, panel["title"]
+        places |= cells
+        refs = [target["refId"] for target in panel["targets"]]
+        assert len(set(refs)) == len(refs), panel["title"]
+        chosen = {"type": "prometheus", "uid": "${datasource}"}
+        assert [panel["datasource"], *(target["datasource"] for target in panel["targets"])] == [
+            chosen,
+            *([chosen] * len(refs)),
+        ]
+    variables = {variable["name"]: variable for variable in grafana["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(panels))) - {"__rate_interval"}
+    assert used == variables.keys()
+    assert variables["datasource"] == {
+        "name": "datasource",
+        "type": "datasource",
+        "query": "prometheus",
+        "label": "Data source",
     }
-    assert len(panels) >= 6
-    assert asked
-    assert asked <= served
+    assert grafana["schemaVersion"] >= 30
+    assert "__inputs" not in grafana

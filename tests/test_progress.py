@@ -108,7 +108,7 @@ def test_the_estimate_stays_near_the_truth_over_a_run_of_a_million_chunks_in_bou
     progress = told(started(rows=10_000_000))
     for number in range(20_000):
         progress.tell(settled(number, 100 + number, rows=10))
-    assert len(progress._samples) <= 4_000
+    assert len(progress._rate._samples) <= 4_000
     assert progress.rows_per_second(100 + 20_000) == pytest.approx(10, rel=0.01)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import pandas as pd
@@ -209,6 +211,26 @@ def test_runs_go_on_side_by_side(here: Place):
     until(lambda: RunReport(here.settings.store_url, long).rows_solved > 0)
     short = ended(here, queued(here, "double"))
     assert short.record.ended < ended(here, long).record.ended
+
+
+def test_the_scheduler_tells_how_old_the_leases_of_driven_runs_are(here: Place):
+    with here.store() as store:
+        [service] = store.services.all()
+    metrics = service.dashboard.replace("/batchrun", "/metrics")
+
+    def lease() -> str | None:
+        with urllib.request.urlopen(metrics, timeout=30) as answer:
+            found = re.search(
+                r'^batchrun_lease_age_seconds\{pipeline="double"\} (.*)$', answer.read().decode(), re.M
+            )
+        return found and found[1]
+
+    run = queued(here, "double", params={"seconds": 0.5})
+    age = float(until(lease))
+    ended(here, run)
+
+    assert 0 <= age < 3
+    until(lambda: lease() is None)
 
 
 class TestTheCommandLine:

@@ -29,6 +29,7 @@ from batchrun.events import (
     ChunksRecalled,
     ChunksSettled,
     Event,
+    FailuresRecalled,
     RetryScheduled,
     RunEnded,
     RunStarted,
@@ -213,6 +214,28 @@ def test_attempts_that_failed_are_told_with_what_was_done_about_them(watch, driv
     progress = fold(heard)
     assert progress.outcomes == {Outcome.FAILED: 1, Outcome.SUCCEEDED: 1}
     assert (progress.retries, progress.peak_memory) == (1, 2**20)
+
+
+def test_what_failed_before_is_told_by_its_cause_and_what_fails_later_is_added(watch, driven):
+    other = replace(SEVEN, type="KeyError", message="'x'", signature="KeyError at x.py:2")
+
+    def fail(chunk: int, error: ErrorRecord) -> None:
+        failed = attempt(chunk, Outcome.FAILED, error=error, cause=Cause.ERROR, decision="quarantine")
+        driven.commit([failed], settled(chunk, outcome=Outcome.FAILED), heartbeat=float(next(beats)))
+
+    solve(driven, 9)
+    for chunk in range(3):
+        fail(chunk, SEVEN)
+    fail(3, other)
+    _, heard = watch(lambda: fail(4, SEVEN), lambda: end(driven, RunState.PARTIAL))
+
+    [recalled] = of(FailuresRecalled, heard)
+    assert [(one.error_type, one.stage, one.times) for one in recalled.failures] == [
+        ("ValueError", "solve", 3),
+        ("KeyError", "solve", 1),
+    ]
+    known = [(one.error_type, one.error, one.times) for one in fold(heard).failures.values()]
+    assert known == [("KeyError", "'x'", 1), ("ValueError", "seven is bad", 4)]
 
 
 def test_what_runs_is_told_as_the_driver_told_it(watch, driven):

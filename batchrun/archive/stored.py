@@ -15,16 +15,15 @@ from batchrun.dashboard.archive import AttemptLine, ChunkStory, RunLine, Work
 from batchrun.dashboard.lanes import LaneBars
 from batchrun.errors import BatchrunError
 from batchrun.handle import RunHandle
-from batchrun.outcome import Outcome, RunState
+from batchrun.outcome import Outcome
+from batchrun.overview import RunStanding, list_runs
 from batchrun.queueing import put_back
 from batchrun.render.excerpts import shorten
 from batchrun.report import RunReport
 from batchrun.store.runs import RunStore
-from batchrun.store.turns import is_under_way
 
 if TYPE_CHECKING:
     from batchrun.dashboard.board import RunView
-    from batchrun.store.records import RunRecord
 
 __all__ = ["StoreArchive"]
 
@@ -154,15 +153,7 @@ class StoreArchive:
 
     def _list(self) -> tuple[RunLine, ...]:
         with RunStore(self._store_url) as store:
-            under_way = [RunState.QUEUED, RunState.RUNNING]
-            found = {record.run_id: record for record in store.list(limit=LISTED)}
-            found |= {record.run_id: record for record in store.list(limit=None, states=under_way)}
-            entries = {run.run_id: run.entry for run in store.queue.under_way()}
-            lines = []
-            for record in found.values():
-                driven = not record.state.ended and is_under_way(record, entries.get(record.run_id))
-                live = store.live(record.run_id) if driven else None
-                lines.append(_line(record, (live.chunks if live else 0) if driven else None))
+            lines = [_line(run) for run in list_runs(store, LISTED)]
         return tuple(sorted(lines, key=lambda line: line.created, reverse=True))
 
     def _work(self, run_id: str) -> Work:
@@ -185,7 +176,8 @@ class StoreArchive:
         return ChunkStory(chunk, report.why(chunk), lines, log, solves)
 
 
-def _line(record: RunRecord, slots: int | None) -> RunLine:
+def _line(run: RunStanding) -> RunLine:
+    record, slots = run.record, (run.live.chunks if run.live else 0) if run.driven else None
     names = ("run_id", "pipeline", "state", "created", "started", "ended", "rows_in", "rows_solved")
     known = {name: getattr(record, name) for name in (*names, "rows_quarantined", "rows_cancelled")}
     return RunLine(**known, slots=slots)

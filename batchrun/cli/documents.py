@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchrun.overview import Overview, RunStanding
     from batchrun.report import RunReport
     from batchrun.store.records import RunFailures, RunRecord
 
-__all__ = ["document", "failure_document", "full_document", "write_report"]
+__all__ = ["document", "failure_document", "full_document", "overview_document", "write_report"]
 
 
 def document(report: RunReport) -> dict[str, Any]:
@@ -52,6 +53,32 @@ def failure_document(record: RunRecord, failures: RunFailures | None) -> dict[st
     """What the chunks of a run failed for, as JSON."""
     error = failures.error if failures else str(record.error) if record.error else None
     return {"chunks_failed": failures.chunks if failures else 0, "error": error}
+
+
+def overview_document(overview: Overview) -> dict[str, Any]:
+    """A store at one moment, as JSON."""
+    return {
+        "at": overview.at,
+        "store": overview.place,
+        "runs": [_standing_document(run) for run in overview.runs],
+        "slots": [asdict(place) for place in overview.places],
+        "failures": [asdict(failure) for failure in overview.failures],
+    }
+
+
+def _standing_document(run: RunStanding) -> dict[str, Any]:
+    from batchrun.store.run_document import record_document
+
+    running = [asdict(chunk) for chunk in run.live.running] if run.live else []
+    for chunk in running:
+        del chunk["log"]
+    return {
+        **record_document(run.record, run.entry),
+        "share": run.share,
+        "seconds_left": run.seconds_left,
+        "running": running,
+        "why": run.why or None,
+    }
 
 
 def write_report(report: RunReport, html: Path | None, excel: Path | None, *, always: bool) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from batchrun import console
+from batchrun.cli.completion import complete_pipeline, complete_run
 from batchrun.cli.documents import document, write_report
 from batchrun.cli.options import (
     Chunk,
@@ -55,7 +56,10 @@ Examples:
 """
 )
 def submit(
-    pipeline: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="The pipeline to run.")],
+    pipeline: Annotated[
+        str,
+        typer.Argument(metavar="MODULE:NAME", help="The pipeline to run.", autocompletion=complete_pipeline),
+    ],
     data: Annotated[
         str | None,
         typer.Option("--input", "-i", metavar="PATH", help="A file, folder, glob or URL of a table."),
@@ -174,16 +178,29 @@ def resume(
 @app.command(
     epilog="""\b
 Examples:
+  batchrun watch
   batchrun watch last
   batchrun watch last --quiet --json
+  batchrun watch --once
 
 \b
 Exit codes:
   those of the run once it has ended    1 nothing drives it    130 Ctrl-C, and the run goes on
+  without a run: 0 left with q, or --once    130 Ctrl-C
 """
 )
 def watch(
-    run: Run = "last",
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="A run id, the beginning of one, or 'last'; all runs if left out.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Without a run: print the view one time, and end.")
+    ] = False,
     cluster: Cluster = None,
     override: Override = None,
     html: Html = None,
@@ -191,10 +208,21 @@ def watch(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Show how a run goes on, whichever process drives it and wherever.
+    """Show how a run goes on, whichever process drives it and wherever; or all runs, slots and failures.
 
-    Until it has ended; while it is queued, what it waits for. Ctrl-C ends the watching, not the run.
+    A run is shown until it has ended; while it is queued, what it waits for. Without a run it is a full
+    screen until q or Ctrl-C; where standard output is no terminal a line whenever something changed, with
+    --json a document on a line of its own. Leaving ends the watching, not the runs.
     """
+    if run is None:
+        if html is not None or excel is not None or quiet:
+            raise UsageError("--html, --excel and --quiet are for one run; name it, or say last")
+        from batchrun.cli.overlooking import watch_store
+
+        watch_store(settings_of(cluster, override).store_url, once=once, as_json=as_json)
+        return
+    if once:
+        raise UsageError(f"--once is for all runs; one is shown once by: batchrun show {run}")
     from batchrun.cli.watching import watch_to_the_end
 
     watch_to_the_end(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchrun import console
+from batchrun.cli.completion import complete_run
 from batchrun.cli.options import Cluster, Json, Override, settings_of
 from batchrun.cli.program import app, leave_output
 from batchrun.errors import PipelineError, UsageError, near_miss
@@ -38,7 +38,11 @@ Examples:
 def events(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last'; all if left out."),
+        typer.Argument(
+            metavar="RUN",
+            help="A run id, the beginning of one, or 'last'; all if left out.",
+            autocompletion=complete_run,
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run has ended, or until Ctrl-C.")
@@ -198,7 +202,7 @@ def _as_text(event: EventRecord) -> None:
 
 
 def _as_document(event: EventRecord) -> None:
-    typer.echo(json.dumps(event_document(event), ensure_ascii=False))
+    console.print_json_line(event_document(event))
 
 
 def _is_over(store: RunStore, run_id: str) -> bool:

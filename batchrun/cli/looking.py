@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from batchrun import console
+from batchrun.cli.completion import complete_run
 from batchrun.cli.documents import document, failure_document, full_document, write_report
 from batchrun.cli.options import Chunk, Cluster, Excel, Html, Json, Override, Run, settings_of
 from batchrun.cli.program import app
@@ -188,8 +189,16 @@ Examples:
 """
 )
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN", help="A run: its id, the beginning of it, or last.")],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare it with.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run: its id, the beginning of it, or last.", autocompletion=complete_run
+        ),
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="The run to compare it with.", autocompletion=complete_run),
+    ],
     everything: Annotated[bool, typer.Option("--all", help="Show what is alike, too.")] = False,
     cluster: Cluster = None,
     override: Override = None,

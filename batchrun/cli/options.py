@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from batchrun.cli.completion import complete_run
 from batchrun.errors import BatchrunError, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ Override = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last'.")]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run id, the beginning of one, or 'last'.", autocompletion=complete_run
+    ),
+]
 Chunk = Annotated[
     int | None, typer.Argument(metavar="CHUNK", help="The number of a chunk; the whole run if left out.")
 ]

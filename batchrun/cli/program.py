@@ -50,21 +50,29 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a code page may lack what users and errors say
-    as_json = "--json" in sys.argv
+    if "--json" in sys.argv:
+        with console.documents_apart():
+            code = _run(as_json=True)
+    else:
+        code = _run(as_json=False)
+    sys.exit(int(code))
+
+
+def _run(*, as_json: bool) -> ExitCode:
     try:
-        code = app(standalone_mode=False) or ExitCode.SUCCEEDED
+        # By its name also as `python -m batchrun`: scripts for the shell call it so.
+        return app(prog_name="batchrun", standalone_mode=False) or ExitCode.SUCCEEDED
     except BatchrunError as error:
-        code = _say(error, _code_of(error), as_json)
+        return _say(error, _code_of(error), as_json)
     except KeyboardInterrupt as error:
-        code = _say(error, ExitCode.INTERRUPTED, as_json)
+        return _say(error, ExitCode.INTERRUPTED, as_json)
     except BrokenPipeError:
         leave_output()
-        code = ExitCode.SUCCEEDED
+        return ExitCode.SUCCEEDED
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's own errors are about usage
             raise
-        code = _say(error, ExitCode.USAGE, as_json)
-    sys.exit(int(code))
+        return _say(error, ExitCode.USAGE, as_json)
 
 
 def leave_output() -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from batchrun.cli.completion import complete_run
+
 __all__ = [
     "After",
     "Detach",
@@ -38,10 +40,21 @@ Lock = Annotated[
 ]
 After = Annotated[
     list[str] | None,
-    typer.Option("--after", metavar="RUN", help="Begin when that run has ended well; may be repeated."),
+    typer.Option(
+        "--after",
+        metavar="RUN",
+        help="Begin when that run has ended well; may be repeated.",
+        autocompletion=complete_run,
+    ),
 ]
 InputFrom = Annotated[
-    str | None, typer.Option("--input-from", metavar="RUN", help="Take the results of that run as input.")
+    str | None,
+    typer.Option(
+        "--input-from",
+        metavar="RUN",
+        help="Take the results of that run as input.",
+        autocompletion=complete_run,
+    ),
 ]
 NotBefore = Annotated[
     str | None, typer.Option("--not-before", metavar="TIME", help="Begin then, like 2026-03-01T22:00, or 2h.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from batchrun import console
+from batchrun.cli.completion import complete_run
 from batchrun.cli.documents import document
 from batchrun.cli.driving import Watch, finish, stopped_runs_reported
 from batchrun.cli.options import Cluster, Excel, Html, Json, Override, Quiet, settings_of
@@ -36,7 +37,12 @@ Examples:
 def requeue(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="A run id, the beginning of one, or 'last'.", show_default="last"),
+        typer.Argument(
+            metavar="RUN",
+            help="A run id, the beginning of one, or 'last'.",
+            show_default="last",
+            autocompletion=complete_run,
+        ),
     ] = None,
     failed: Annotated[
         bool,

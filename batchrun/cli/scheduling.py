@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from batchrun import console
+from batchrun.cli.completion import complete_pipeline, complete_schedule
 from batchrun.cli.options import Cluster, Json, Override, parameter, settings_of
 from batchrun.cli.program import app
 from batchrun.cli.queue_options import Lock, MaxSlots, Priority
@@ -27,7 +28,10 @@ schedule = typer.Typer(
 )
 app.add_typer(schedule, name="schedule")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of a schedule.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="The name of a schedule.", autocompletion=complete_schedule),
+]
 Missed = Annotated[
     str,
     typer.Option(
@@ -56,7 +60,10 @@ def add(
         str,
         typer.Argument(metavar="CRON", help="When: minute, hour, day of the month, month, day of the week."),
     ],
-    pipeline: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="The pipeline to run.")],
+    pipeline: Annotated[
+        str,
+        typer.Argument(metavar="MODULE:NAME", help="The pipeline to run.", autocompletion=complete_pipeline),
+    ],
     data: Annotated[
         str, typer.Option("--input", "-i", metavar="PATH", help="A file, folder, glob or URL of a table.")
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchrun.dashboard.cells import Cells, ChunkState
+from batchrun.dashboard.leases import Leases
 from batchrun.dashboard.message import CUT, RUNNING, WAITING, ChunkColumns, Message, unpack_cuts
 from batchrun.dashboard.solves import Solves
 from batchrun.dashboard.spread import SecondsTally
@@ -250,6 +251,8 @@ class Board:
         self._runs: dict[str, RunView] = {}
         self.totals = Totals()
         """What all runs came to, those that were forgotten too."""
+        self.leases = Leases()
+        """How old the leases of queued runs are."""
 
     def take(self, values: Mapping[str, Any]) -> None:
         """Take in one message, in the plain values of ``Message.as_dict``."""

@@ -1,7 +1,7 @@
 """Metrics for Prometheus, beside Dask's own at ``/metrics`` of the scheduler.
 
 They are there where ``prometheus_client`` is installed where the scheduler runs. All are of what runs on this
-scheduler told it; counters begin at zero when it starts.
+scheduler told it; counters begin at zero when it starts. Services tell of their leases.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class _Collector:
             if not view.message.ended
         ]
         yield from _gauges(live)
+        yield from _leases(boards)
 
 
 def _counters(boards: list[Board]) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
@@ -141,3 +142,29 @@ def _gauges(live: list[tuple[str, RunView]]) -> Iterator[GaugeMetricFamily]:
         for tag, amount in amounts.items():
             slots.add_metric([tag, what], amount)
     yield slots
+
+
+def _leases(boards: list[Board]) -> Iterator[GaugeMetricFamily]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    ages = GaugeMetricFamily(
+        "batchrun_lease_age_seconds",
+        "Seconds since a service renewed its lease of a queued run that it drives, of the oldest lease.",
+        labels=["pipeline"],
+    )
+    limits = GaugeMetricFamily(
+        "batchrun_lease_limit_seconds",
+        "The age at which another service may take such a run.",
+        labels=["pipeline"],
+    )
+    oldest: dict[str, float] = {}
+    least: dict[str, float] = {}
+    for board in boards:
+        for pipeline, (age, limit) in board.leases.ages().items():
+            name = board.totals.name_of(pipeline)
+            oldest[name] = max(age, oldest.get(name, 0.0))
+            least[name] = min(limit, least.get(name, limit))
+    for family, figures in ((ages, oldest), (limits, least)):
+        for pipeline, seconds in figures.items():
+            family.add_metric([pipeline], seconds)
+        yield family

@@ -12,6 +12,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from batchrun.dashboard import metrics
 from batchrun.dashboard.board import Board
+from batchrun.dashboard.leases import LEASES
 from batchrun.dashboard.message import TOPIC
 
 if TYPE_CHECKING:
@@ -76,9 +77,11 @@ class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
                 doc.remove_periodic_callback(callback)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Take in what a run says of itself."""
+        """Take in what a run says of itself, or a service of its leases."""
         if topic == TOPIC:
             self.board.take(msg)
+        elif topic == LEASES:
+            self.board.leases.take(msg)
 
 
 def install(client: Client) -> str:

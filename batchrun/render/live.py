@@ -14,6 +14,7 @@ from batchrun.render.wording import (
     describe_stop,
     describe_stopped,
     describe_time,
+    one_line,
 )
 from batchrun.resources import format_bytes, format_seconds
 
@@ -23,10 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ended_line", "progress_block", "progress_line", "resumed_line", "started_line", "stopping_line"]
 
+MOST_CAUSES = 3
+"""Causes of failures that the live display shows."""
+
 
 def progress_block(progress: Progress, now: float) -> Group:
-    """The live display of a run: title, bar, counts and slots, then running chunks that have something to
-    show, five at most, and what happens while it stops. Of a run that waits, what for."""
+    """The live display of a run: title, bar, counts and slots; what failed, three causes at most; running
+    chunks that have something to show, five at most; and what happens while it stops. Of a run that waits,
+    what for."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -47,6 +52,7 @@ def progress_block(progress: Progress, now: float) -> Group:
     lines: list[RenderableType] = [_one_line(title), bar, _one_line(_counts_line(progress, now))]
     if progress.slots:
         lines.append(_one_line(_slots_line(progress)))
+    lines += _failure_lines(progress)
     running = progress.running_lines(now, MOST_RUNNING)
     if running:
         lines.append(running_table(running))
@@ -94,6 +100,23 @@ def _slots_line(progress: Progress) -> Text:
     slots = [describe_slot(slot) for slot in progress.telling_slots]
     parts = [count(progress.workers, "worker"), f"{count(len(progress.running), 'chunk')} running", *slots]
     return Text("   ".join(parts), style="dim")
+
+
+def _failure_lines(progress: Progress) -> list[Text]:
+    """What failed, a line for each cause, the one that was met last first."""
+    from rich.text import Text
+
+    latest = list(progress.failures.values())[::-1]
+    lines = []
+    for one in latest[:MOST_CAUSES]:
+        at = f" at {one_line(one.stage, 40)}" if one.stage else ""
+        line = Text.assemble((f"{Outcome.FAILED.symbol} {one.times:,} × ", Outcome.FAILED.color))
+        line.append(one_line(one.error_type, 80), "bold").append(f"{at}: {one_line(one.error)}")
+        lines.append(_one_line(line))
+    if len(latest) > MOST_CAUSES:
+        more = count(len(latest) - MOST_CAUSES, "other cause")
+        lines.append(Text(f"… and {more}; batchrun show {progress.run_id} has them", style="dim"))
+    return lines
 
 
 def _counts(progress: Progress, now: float) -> list[str]:

@@ -15,8 +15,11 @@ from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
-__all__ = ["MOST_RUNNING", "MessageLog", "running_html", "running_table"]
+    from batchrun.store.live import RunningChunk
+
+__all__ = ["MOST_RUNNING", "MessageLog", "running_html", "running_line", "running_table", "running_texts"]
 
 MOST_RUNNING = 5
 """Running chunks that a live display shows."""
@@ -29,7 +32,8 @@ BLOCKS = 4
 
 
 def running_table(lines: Sequence[RunningLine]) -> Table:
-    """Running chunks for the terminal, as wide as that is; the messages take what room is left."""
+    """Running chunks for the terminal, a line each and as wide as that is; the messages take what room is
+    left."""
     from rich.table import Table
     from rich.text import Text
 
@@ -47,6 +51,44 @@ def running_table(lines: Sequence[RunningLine]) -> Table:
         message = one_line(line.message)
         table.add_row(*cells, Text(f'"{message}"' if message else "", style="dim"))
     return table
+
+
+def running_texts(lines: Sequence[RunningLine], names: Sequence[str] = ()) -> list[Text]:
+    """Running chunks for the terminal, each a line that is cut where that ends.
+
+    *names* stand before them, where chunks of several runs are shown.
+    """
+    from rich.cells import cell_len, set_cell_size
+    from rich.text import Text
+
+    rows = [(*([names[at]] if names else []), _place(line), *_figures(line)) for at, line in enumerate(lines)]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    texts = []
+    for line, row in zip(lines, rows, strict=True):
+        cells = [
+            set_cell_size(cell, width) if at < len(row) - 3 else " " * (width - cell_len(cell)) + cell
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+            if width
+        ]
+        message = one_line(line.message)
+        text = Text("  " + "  ".join(cells), no_wrap=True, overflow="ellipsis")
+        texts.append(text.append(f'  "{message}"' if message else "", "dim"))
+    return texts
+
+
+def running_line(chunk: RunningChunk, now: float) -> RunningLine:
+    """A chunk that a driver told of, as it is at *now*, in seconds since the epoch."""
+    return RunningLine(
+        chunk.chunk,
+        chunk.worker,
+        max(0.0, now - chunk.started),
+        chunk.stage,
+        chunk.share,
+        chunk.message,
+        chunk.memory,
+        chunk.objective,
+        chunk.bound,
+    )
 
 
 def running_html(lines: Sequence[RunningLine]) -> str:

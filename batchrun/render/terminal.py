@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from batchrun.outcome import Outcome, RunState
-from batchrun.progress import RunningLine
 from batchrun.render.account import (
     STATE_COLORS,
     advice,
@@ -29,7 +28,7 @@ from batchrun.render.account import (
     stopped_line,
     work_line,
 )
-from batchrun.render.running import running_table
+from batchrun.render.running import running_line, running_table
 from batchrun.render.wording import one_line
 from batchrun.resources import format_bytes, format_seconds
 
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from batchrun.store.records import RunFailures, StoredRun
 
 __all__ = [
+    "STATE_SYMBOLS",
+    "STOPPED",
     "CheckLine",
     "FailedLine",
     "RunLine",
@@ -224,20 +225,7 @@ def _live_block(live: LiveState, now: float) -> list[RenderableType]:
         said.append("stopping")
     blocks: list[RenderableType] = [Text("; ".join(said), style="bold")]
     running = sorted(live.running, key=lambda chunk: (chunk.started, chunk.chunk))
-    lines = [
-        RunningLine(
-            chunk.chunk,
-            chunk.worker,
-            max(0.0, now - chunk.started),
-            chunk.stage,
-            chunk.share,
-            chunk.message,
-            chunk.memory,
-            chunk.objective,
-            chunk.bound,
-        )
-        for chunk in running[:MOST_RUNNING]
-    ]
+    lines = [running_line(chunk, now) for chunk in running[:MOST_RUNNING]]
     if lines:
         blocks.append(Padding(running_table(lines), (0, 0, 0, 2)))
     if len(running) > len(lines):

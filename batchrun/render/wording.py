@@ -9,6 +9,7 @@ from batchrun.progress import Progress, describe_gap
 from batchrun.resources import MEMORY, format_bytes, format_seconds
 
 __all__ = [
+    "describe_left",
     "describe_rate",
     "describe_slot",
     "describe_stop",
@@ -75,8 +76,17 @@ def describe_time(progress: Progress, now: float) -> str:
     elif left is None:
         rest = "no chunk has ended yet"
     else:
-        rest = f"{_whole(math.ceil(left))} left" if left else "longer than estimated"
+        rest = describe_left(left)
     return f"{_whole(math.floor(progress.seconds_elapsed(now)))} elapsed, {rest}"
+
+
+def describe_left(seconds: float) -> str:
+    """About how long something still takes; 0 seconds where it takes longer than it should.
+
+    >>> describe_left(12.3), describe_left(200), describe_left(0)
+    ('13 s left', '3 min 20 s left', 'longer than estimated')
+    """
+    return f"{_whole(math.ceil(seconds))} left" if seconds else "longer than estimated"
 
 
 def describe_stop(progress: Progress, now: float, *, again: str) -> str:

@@ -62,6 +62,8 @@ class Drive(threading.Thread):
         super().__init__(name=f"batchrun-{run.run_id}", daemon=True)
         self.run_id = run.run_id
         """The run."""
+        self.pipeline = run.pipeline
+        """The pipeline's name."""
         self._writer = writer
         self._settings = settings
         self._slots = slots

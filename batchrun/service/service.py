@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
 from batchrun.admission import admit
@@ -19,6 +19,7 @@ from batchrun.recording import unplanned_record
 from batchrun.runner import SharedSlots
 from batchrun.service.drive import Drive
 from batchrun.service.heart import Heart
+from batchrun.service.leases import LeaseTeller
 from batchrun.service.lookout import Lookout
 from batchrun.service.messenger import Messenger
 from batchrun.service.schedules import fire_due
@@ -116,6 +117,7 @@ class Service:
         self._turns = 0
         self._heart = Heart(settings, self.service, self._driven, self._lost)
         self._messenger = Messenger(settings)
+        self._leases = LeaseTeller(self.service, settings.service.lease, self._publish)
 
     def stop(self) -> None:
         """Leave the runs as they stand, and end; may be called from a signal handler."""
@@ -131,6 +133,7 @@ class Service:
             logger.info("%s is up; its store is %s", self.service, store.place)
             self._heart.start()
             self._messenger.start()
+            self._leases.start()
             try:
                 self._serve()
             finally:
@@ -151,6 +154,7 @@ class Service:
         for run_id, drive in list(self._drives.items()):
             if not drive.is_alive():
                 del self._drives[run_id]
+                self._leases.released(run_id)
                 self._queue.at_once()
         if self._heart.asked is not None and self._asked is None:
             self._begin_to_end(self._heart.asked)
@@ -218,6 +222,7 @@ class Service:
         if writer is None:
             return
         logger.info("run %s is taken", run.run_id)
+        self._leases.taken(run.run_id, run.pipeline)
         drive = self._drives[run.run_id] = Drive(run, writer, self.settings, self._cluster.slots)
         drive.start()
 
@@ -249,8 +254,10 @@ class Service:
 
     def _lost(self, held: set[str]) -> None:
         """Called by the heart with the runs that the service still holds."""
-        for run_id, drive in list(self._drives.items()):
-            if run_id not in held and drive.is_alive():
+        drives = {run_id: drive for run_id, drive in list(self._drives.items()) if drive.is_alive()}
+        self._leases.beat(held, {run_id: drive.pipeline for run_id, drive in drives.items()})
+        for run_id, drive in drives.items():
+            if run_id not in held:
                 drive.check()
 
     # Ending
@@ -275,6 +282,7 @@ class Service:
             drive.join(max(0.0, until - time.monotonic()))
         self._heart.stop()
         self._messenger.stop()
+        self._leases.stop()
         with contextlib.suppress(StoreError):
             self._store.services.remove(self.service)
         self._cluster.close()
@@ -284,6 +292,14 @@ class Service:
         logger.info("%s has ended", self.service)
 
     # Telling
+
+    def _publish(self, message: Mapping[str, object]) -> None:
+        """Tell the scheduler of leases, where it has a page and metrics."""
+        from batchrun.dashboard.leases import LEASES
+
+        connection = self._cluster.connection
+        if connection is not None and connection.alive and connection.dashboard:
+            connection.client.log_event(LEASES, dict(message))
 
     def _offer_page(self, connection: Connection) -> None:
         """Let the page be there before the first run, and ask the store where it lives in this process."""

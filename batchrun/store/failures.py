@@ -75,6 +75,7 @@ def kinds(connection: sa.Connection, run_id: str) -> tuple[FailureKind, ...]:
             sa.func.min(given_up.c.chunk).label("chunk"),
             sa.func.count().label("chunks"),
             sa.func.sum(given_up.c.rows).label("rows"),
+            signature.label("alike"),
         )
         .group_by(signature)
         .subquery()
@@ -140,6 +141,7 @@ def _kind(row: sa.Row[Any]) -> FailureKind:
         row.chunks,
         int(row.rows),
         row.chunk,
+        row.alike,
     )
 
 

@@ -333,6 +333,8 @@ class FailureKind:
     """How many input rows they have."""
     first_chunk: int
     """The lowest number among them."""
+    signature: str = ""
+    """What they have in common: that of the error, or how the chunks ended if there was none."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from batchrun.admission import Candidate, admit
+from batchrun.admission import Admission, Candidate, admit
 from batchrun.outcome import RunState
 from batchrun.store.driver import is_alive, is_driven
 from batchrun.store.queue import QueuedRun, QueueEntry, RunQueue
@@ -30,10 +31,15 @@ class Turns:
     services: Mapping[str, str]
     """The services that are at work: the host of each, by its id."""
 
+    @cached_property
+    def admission(self) -> Admission:
+        """Which of them may begin, and what the others wait for."""
+        return admit(self.candidates, self.now)
+
     @property
     def order(self) -> tuple[str, ...]:
         """The runs that no service holds, as they will have their turn; those that may not begin yet last."""
-        found = admit(self.candidates, self.now)
+        found = self.admission
         return (*found.ready, *found.waits, *found.doomed)
 
 

@@ -11,6 +11,7 @@ from batchrun.errors import UsageError
 from batchrun.outcome import Cause, Outcome
 from batchrun.resources import Demand, Worker
 from batchrun.store.records import RunRecord
+from batchrun.why.at_work import workers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,8 +182,7 @@ class RunFacts:
     @cached_property
     def workers(self) -> list[Worker]:
         """The live workers."""
-        workers = self.live.workers if self.live else ()
-        return [Worker(w.name, w.name, w.threads, w.memory, w.tags, w.host) for w in workers]
+        return workers_of(self.live)
 
     def busy(self, worker: Worker) -> list[RunningChunk]:
         """What runs on a worker, longest first."""

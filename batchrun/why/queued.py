@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batchrun.admission import Candidate, admit
+from batchrun.admission import Candidate
 from batchrun.outcome import RunState
 from batchrun.resources import format_seconds
 from batchrun.store.queue import QueueEntry
@@ -43,7 +43,7 @@ def queued(record: RunRecord, queue: QueueFacts) -> str:
 
 def _turn(run_id: str, turns: Turns) -> str:
     """What it waits for, as what the run does."""
-    admission = admit(turns.candidates, turns.now)
+    admission = turns.admission
     if run_id in admission.doomed:
         return f"will never begin, because {admission.doomed[run_id]}"
     if run_id in admission.waits:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from batchrun.outcome import Outcome, RunState
-from batchrun.resources import Demand, format_seconds
+from batchrun.resources import format_seconds
+from batchrun.why.at_work import at_work
 from batchrun.why.facts import RunFacts
 from batchrun.why.history import because, reason
 from batchrun.why.queued import queued
 from batchrun.why.running import seen
 from batchrun.why.waiting import undriven
-from batchrun.why.wording import account, count, listing, percent
+from batchrun.why.wording import account, count, percent
 
 __all__ = ["explain_run"]
 
@@ -34,7 +35,12 @@ def explain_run(facts: RunFacts) -> str:
         running = count(live.chunks, "running chunk")
         ends = f"and lets {running} end" if live.running else "and no chunk runs any more"
         return f"{name} is stopping, because somebody asked for it, {ends}: {_progress(facts)}"
-    clauses = [f"{name} runs with {_progress(facts)}", _waits(facts), _longest(facts), _failures(facts)]
+    clauses = [
+        f"{name} runs with {_progress(facts)}",
+        at_work(live, facts.now),
+        _longest(facts),
+        _failures(facts),
+    ]
     return "; ".join(clause for clause in clauses if clause)
 
 
@@ -52,26 +58,6 @@ def _progress(facts: RunFacts) -> str:
     standing = facts.total - facts.outcomes.get("cut", 0)
     settled = standing - facts.outcomes.get("pending", 0)
     return f"{settled:,} of {count(standing, 'chunk')} settled"
-
-
-def _waits(facts: RunFacts) -> str:
-    """How many chunks run, and for what the others wait."""
-    live = facts.live
-    assert live is not None  # noqa: S101  the caller looked
-    if not live.workers:
-        return "no worker is there"
-    parts = [f"{count(live.chunks, 'chunk')} {'runs' if live.chunks == 1 else 'run'}"]
-    for group in live.waiting:
-        demand = Demand(group.memory, group.tags)
-        wanted = str(demand) if group.memory or group.tags else "a free thread"
-        verb = "waits" if group.chunks == 1 else "wait"
-        able = any(worker.can_ever_run(demand) for worker in facts.workers)
-        nobody = "" if able else ", which no worker has"
-        parts.append(f"{group.chunks:,} {verb} for {wanted}{nobody}")
-    later = sum(chunk.until > facts.now for chunk in live.delayed)
-    if later:
-        parts.append(f"{later:,} {'waits' if later == 1 else 'wait'} before the next try")
-    return listing(parts)
 
 
 def _longest(facts: RunFacts) -> str:
