@@ -175,8 +175,9 @@ class StoreWatch:
         runs = list_runs(store, LISTED)
         turns = read_turns(store) if any(run.queued for run in runs) else None
         runs = sorted((self._told(run, turns, now) for run in runs), key=_order(turns))
-        self._rates = {run: rate for run, rate in self._rates.items() if run in {_id(one) for one in runs}}
-        counts = store.counts(chosen).chunks if chosen and any(_id(run) == chosen for run in runs) else {}
+        listed = {_id(run) for run in runs}
+        self._rates = {run_id: rate for run_id, rate in self._rates.items() if run_id in listed}
+        counts = store.counts(chosen).chunks if chosen in listed else {}
         return Overview(now, store.place, tuple(runs), self._places(runs), self._failed(runs, chosen), counts)
 
     def _told(self, run: RunStanding, turns: Turns | None, now: float) -> RunStanding:

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from batchrun.cli.keys import names_of
+from batchrun.cli.overlooking import Looker
 from batchrun.cli.screen import StoreScreen
 from batchrun.events import SlotUse
 from batchrun.outcome import ErrorRecord, Outcome, RunState
@@ -19,6 +20,7 @@ from batchrun.render.overview import overview_screen, overview_view, run_screen
 from batchrun.render.overview_log import OverviewLog
 from batchrun.store.live import LiveState, RunningChunk
 from batchrun.store.records import RunRecord
+from tests.services import until
 
 NOW = 1_790_000_000.0
 HOSTILE = "[bold]x[/bold]\x1b[2J\n\t" + "名" * 40
@@ -230,6 +232,30 @@ def test_it_is_drawn_anew_when_something_changed_and_ends_with_q():
 
     assert [len(picture) for picture in canvas.pictures] == [24, 24, 30]
     assert canvas.pictures[-1][-1].startswith("the store is away")
+
+
+def test_a_store_that_cannot_be_read_is_said_so_and_is_looked_at_again():
+    found = overview(run("b-1"))
+    answers: list[Overview | Exception] = [found, RuntimeError("it is away")]
+
+    class Watch:
+        def look(self, _: str | None) -> Overview:
+            answer = answers.pop()
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    looker = Looker(Watch(), overview(run("a-1")))
+    looker.start()
+    try:
+        looker.choose("a-1")
+        assert until(lambda: looker.trouble) == "it is away"
+        looker.choose("b-1")
+        until(lambda: looker.overview is found)
+        assert until(lambda: not looker.trouble)
+    finally:
+        looker.stop()
+    assert not looker.is_alive()
 
 
 @pytest.mark.parametrize(

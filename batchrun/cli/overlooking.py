@@ -97,8 +97,8 @@ class Looker(threading.Thread):
             began = time.monotonic()
             try:
                 self.overview, self.trouble = self._watch.look(self._chosen), ""
-            except BatchrunError as error:
-                self.trouble = str(error)
+            except Exception as error:  # whatever it is, the screen must not stand still without a word
+                self.trouble = str(error) or type(error).__name__
             rest = max(LOOK_EVERY, REST * (time.monotonic() - began))
 
 
