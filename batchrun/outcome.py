@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from batchrun.tracebacks import is_own
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -289,9 +291,7 @@ class SolvedAttempts:
 def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     """The frames below batchrun's own, or all of them if there is no other."""
     frames = list(traceback.extract_tb(trace))
-    own = os.path.dirname(os.path.abspath(__file__))
-    theirs = [frame for frame in frames if not os.path.abspath(frame.filename).startswith(own + os.sep)]
-    return theirs or frames
+    return [frame for frame in frames if not is_own(frame.filename)] or frames
 
 
 def _format_traceback(error: BaseException, name: str, message: str) -> str:
