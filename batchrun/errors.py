@@ -31,8 +31,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from batchrun.tracebacks import render_error
-
 __all__ = [
     "BatchrunError",
     "ClusterError",
@@ -59,6 +57,8 @@ class BatchrunError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """How IPython shows it."""
+        from batchrun.tracebacks import render_error
+
         return render_error(self)
 
 
@@ -127,6 +127,8 @@ class RunInterrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         """How IPython shows it."""
+        from batchrun.tracebacks import render_error
+
         return render_error(self, alone=True)
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from batchrun.tracebacks import is_own
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -290,6 +288,8 @@ class SolvedAttempts:
 
 def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     """The frames below batchrun's own, or all of them if there is no other."""
+    from batchrun.tracebacks import is_own
+
     frames = list(traceback.extract_tb(trace))
     return [frame for frame in frames if not is_own(frame.filename)] or frames
 

@@ -258,6 +258,19 @@ def test_what_was_asked_wrongly_is_shown_in_the_users_cell_and_the_way_inside_on
     assert "launch.py" in plain(page.error)
 
 
+def test_an_error_of_the_users_module_comes_first_and_with_its_frames(page: Frontend) -> None:
+    page.run(
+        "import pathlib, sys\nsys.path.insert(0, '.')\n"
+        "pathlib.Path('own_pipes.py').write_text('ratio = 1 / 0')\n"
+        "run_pipeline('own_pipes:pipe', rows, cluster='inline')"
+    )
+    assert page.error is not None
+    shown = plain(page.error)
+
+    assert shown.index("ratio = 1 / 0") < shown.index("which led to") < shown.index("-> 4 run_pipeline")
+    assert "loading.py" not in shown
+
+
 def test_the_frames_of_a_stage_come_before_those_of_who_asked_for_success(page: Frontend) -> None:
     page.run(
         "once = Stage(broken, retry=RetryPolicy(attempts=1))\n"

@@ -16,12 +16,13 @@ __all__ = ["FAILED", "MUTED", "bar", "card", "clip", "line", "link", "rows_bar",
 
 CARD = (
     "font-family:system-ui,sans-serif;font-size:13px;line-height:1.5;max-width:760px;padding:12px 16px;"
-    "border:1px solid rgba(128,128,128,.35);border-radius:8px;border-left:4px solid {color};"
+    "overflow-x:auto;border:1px solid rgba(128,128,128,.35);border-radius:8px;border-left:4px solid {color};"
     "font-variant-numeric:tabular-nums"
 )
 MUTED = "opacity:.65"
 FAILED = f"color:{Outcome.FAILED.color}"
 CELL = "text-align:{side};padding:2px 14px 2px 0;border:0;background:none;vertical-align:top"
+ONE_LINE = ";max-width:340px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap"
 # Notebooks lay tables out by fixed widths unless told otherwise, and then the columns overlap.
 TABLE = "margin:6px 0;table-layout:auto;border-collapse:collapse;border:0;font-size:inherit;color:inherit"
 
@@ -62,9 +63,16 @@ def rows_bar(ended: RunEnded | RunReport) -> str:
     )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool] = ()) -> str:
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numeric: Sequence[bool] = (),
+    *,
+    one_line: bool = False,
+) -> str:
     """A table of texts, which are escaped; columns of numbers stand to the right. One that is wide can be
-    scrolled."""
+    scrolled; with *one_line* each row is a line, and long texts are cut."""
+    cell = CELL + (ONE_LINE if one_line else "")
     sides = ["right" if right else "left" for right in numeric] or ["left"] * len(header)
     head = "".join(
         f"<th style='{CELL.format(side=side)};font-weight:600;white-space:nowrap'>{escape(name)}</th>"
@@ -73,8 +81,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequenc
     body = "".join(
         "<tr style='background:none'>"
         + "".join(
-            f"<td style='{CELL.format(side=side)}'>{escape(cell)}</td>"
-            for cell, side in zip(row, sides, strict=True)
+            f"<td style='{cell.format(side=side)}'>{escape(text)}</td>"
+            for text, side in zip(row, sides, strict=True)
         )
         + "</tr>"
         for row in rows

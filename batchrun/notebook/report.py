@@ -164,7 +164,7 @@ def _quarantined(report: RunReport) -> str:
 
 
 def _grid(grid: Grid, nothing: str) -> str:
-    shown = table(grid.header, grid.rows, grid.numeric) if grid.rows else line(nothing, MUTED)
+    shown = table(grid.header, grid.rows, grid.numeric, one_line=True) if grid.rows else line(nothing, MUTED)
     return shown + line(grid.note, MUTED)
 
 

@@ -57,7 +57,7 @@ def progress_text(progress: Progress, now: float) -> str:
 
 def _title(progress: Progress, now: float) -> str:
     where = f" on {progress.cluster}" if progress.cluster and not progress.waits else ""
-    state = "" if progress.waits else f"<span style='float:right'>{escape(_state(progress, now))}</span>"
+    state = "" if progress.waits else f" <span style='float:right'>{escape(_state(progress, now))}</span>"
     about = f"<span style='{MUTED}'>{escape(progress.run_id + where)}</span>"
     return f"<div><b>{escape(progress.pipeline)}</b> {about}{state}</div>"
 
