@@ -151,9 +151,10 @@ class Session:
             state = RunState.FAILED if error else state
         self._end(runner, started, state, error, combined)
         if interrupted is not None:
+            given = "" if self.pipeline.target else ", pipeline=..."  # of a notebook, it cannot be imported
             raise RunInterrupted(
                 f"run {self.run_id} was stopped; what it solved is in open_report({self.run_id!r}), and "
-                f"resume_run({self.run_id!r}) goes on with it"
+                f"resume_run({self.run_id!r}{given}) goes on with it"
             ) from interrupted
         return state
 

@@ -238,6 +238,7 @@ def test_one_interrupt_stops_the_run_and_says_how_to_go_on(page: Frontend) -> No
     shown = plain(page.error)
     assert "run_pipeline(solves, rows)" in shown
     assert "open_report(" in shown
+    assert re.search(r"resume_run\('solves-\S+', pipeline=\.\.\.\) goes on with it", shown)
     assert "loop.py" not in shown
     assert "cancelled" in page.run("print(open_report().state)")
 

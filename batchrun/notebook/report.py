@@ -38,6 +38,8 @@ RESULT_ROWS = 10
 """Rows of the result that are shown."""
 QUARANTINE_ROWS = 10
 """Quarantined rows that are shown."""
+READ_CHUNKS = 100_000
+"""Chunks above which no result is looked for: a card has to be there at once."""
 READ_QUARANTINED = 20_000
 """Quarantined rows above which none is read for a look at the first."""
 MOST_FAILURES = 5
@@ -149,6 +151,8 @@ def _trace(text: str) -> str:
 
 
 def _results(report: RunReport) -> str:
+    if sum(standing(report).values()) > READ_CHUNKS:
+        return line("report.results() has them; report.scan() too, as a lazy dataset")
     grid = preview(report, RESULT_ROWS)
     return _grid(grid, "There are none." if report.state.ended else "There are none yet.")
 
