@@ -35,6 +35,7 @@ def test_a_notebook_runs_to_its_end(path: Path, folder: Path) -> None:
     for each in data:  # what is kept can be read without a kernel, and without HTML
         assert "application/vnd.jupyter.widget-view+json" not in each
         assert "IPython.core.display.HTML object" not in each.get("text/plain", "")
+        assert " elapsed" not in each.get("text/plain", "")  # also of a run that was left to the background
     assert "widgets" not in notebook.metadata
 
 

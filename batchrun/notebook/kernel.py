@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,13 @@ def show(html: str, text: str, **richer: Any) -> Replace:
     from IPython.display import display
 
     handle: Any = display(_bundle(html, text) | richer, raw=True, display_id=True)
-    return lambda newer, same: handle.update(_bundle(newer, same), raw=True)
+
+    def replace(newer: str, same: str) -> None:
+        # In the name of the cell that runs by then: what comes in that of one that has ended, as of a run in
+        # the background, is not heard by programs that execute notebooks. The display is found by its id.
+        contextvars.Context().run(handle.update, _bundle(newer, same), raw=True)
+
+    return replace
 
 
 def _bundle(html: str, text: str) -> dict[str, Any]:

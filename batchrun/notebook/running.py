@@ -23,6 +23,7 @@ __all__ = ["progress_html", "progress_text"]
 
 MOST_STAGES = 8
 """Stages of a run that are shown one by one."""
+TITLE = "display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 16px"
 STAGE_CELL = "text-align:left;padding:1px 12px 1px 0;border:0;background:none;white-space:nowrap"
 
 
@@ -57,9 +58,9 @@ def progress_text(progress: Progress, now: float) -> str:
 
 def _title(progress: Progress, now: float) -> str:
     where = f" on {progress.cluster}" if progress.cluster and not progress.waits else ""
-    state = "" if progress.waits else f" <span style='float:right'>{escape(_state(progress, now))}</span>"
+    state = "" if progress.waits else f" <span>{escape(_state(progress, now))}</span>"
     about = f"<span style='{MUTED}'>{escape(progress.run_id + where)}</span>"
-    return f"<div><b>{escape(progress.pipeline)}</b> {about}{state}</div>"
+    return f"<div style='{TITLE}'><span><b>{escape(progress.pipeline)}</b> {about}</span>{state}</div>"
 
 
 def _state(progress: Progress, now: float) -> str:
