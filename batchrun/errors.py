@@ -19,6 +19,9 @@
     ├── ResultError                  a stage gave back something that is not a table or cannot be stored
     └── RunFailedError               raised by RunReport.raise_for_state()
 
+    KeyboardInterrupt
+    └── RunInterrupted               a run was stopped by Ctrl-C, in order, and is recorded as cancelled
+
 Every message says what was wrong and what to do. Every error takes one positional argument, its
 message, so that it survives pickling between processes.
 """
@@ -41,6 +44,7 @@ __all__ = [
     "PipelineNotFoundError",
     "ResultError",
     "RunFailedError",
+    "RunInterrupted",
     "RunNotFoundError",
     "StoreError",
     "UsageError",
@@ -50,6 +54,12 @@ __all__ = [
 
 class BatchrunError(Exception):
     """The root of every error that batchrun raises on purpose."""
+
+    def _render_traceback_(self) -> list[str]:
+        """How IPython shows it."""
+        from batchrun.tracebacks import render_error
+
+        return render_error(self)
 
 
 class UsageError(BatchrunError):
@@ -110,6 +120,16 @@ class ResultError(BatchrunError):
 
 class RunFailedError(BatchrunError):
     """A run ended without the result that was asked for."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A run was stopped by Ctrl-C, in order; what it solved is kept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """How IPython shows it."""
+        from batchrun.tracebacks import render_error
+
+        return render_error(self, alone=True)
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

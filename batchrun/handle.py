@@ -106,23 +106,37 @@ class RunHandle:
             )
         return self.report
 
-    def watch(self, *, progress: bool = True, observers: Sequence[Observer] = ()) -> RunReport:
+    def watch(
+        self, *, progress: bool = True, observers: Sequence[Observer] = (), wait: bool = True
+    ) -> RunReport:
         """Show how the run goes on until it is done, as run_pipeline shows a run of its own; while it is
         queued, what it waits for.
 
-        Ctrl-C, or the stop button of a notebook, ends the watching and not the run; it may be watched again.
+        Ctrl-C, or an interrupt of a notebook's kernel, ends the watching and not the run; it may be watched
+        again. The button below the display of a notebook stops the run and keeps its best answers.
 
         Args:
             progress: Whether to show a live display, in a notebook or terminal.
             observers: Called with each event of the run, as far as the store knows it; see ``events``.
+            wait: False returns at once, and the run is shown by a thread: in a notebook, other cells can be
+                run meanwhile, and the button is heard in every front end that has one.
 
         Returns:
-            The report, of a run that still goes on if the watching was interrupted.
+            The report, of a run that still goes on if the watching was interrupted, or goes on elsewhere.
 
         Raises StoreError if the store could not be reached for a minute.
         """
-        with contextlib.suppress(KeyboardInterrupt), display(progress) as shown:
-            watch_run(self._store_url, self.run_id, [*observers, *shown])
+        if wait:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._follow(progress, observers, "■ ends the watching only")
+        else:
+            context = contextvars.copy_context()
+            threading.Thread(
+                target=context.run,
+                args=(self._follow, progress, observers, ""),
+                name="batchrun-watch",
+                daemon=True,
+            ).start()
         return self.report
 
     def cancel(self, chunk: int | None = None, *, keep_best: bool = False) -> None:
@@ -170,6 +184,13 @@ class RunHandle:
     def logs(self, chunk: int | None = None) -> str:
         """What the attempts of the run, or of one chunk, printed and logged so far."""
         return self.report.logs(chunk)
+
+    def _follow(self, progress: bool, observers: Sequence[Observer], interrupt: str) -> None:
+        with display(progress, stop=self._stop, interrupt=interrupt) as shown:
+            watch_run(self._store_url, self.run_id, [*observers, *shown])
+
+    def _stop(self, run_id: str) -> None:
+        RunHandle(run_id, self._store_url).cancel(keep_best=True)
 
     def _going(self) -> str:
         return "queued" if self.report.queued else "going on"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
@@ -45,6 +46,9 @@ from batchrun.worker.program import pickle_program
 __all__ = ["open_report", "resume_run", "run_pipeline", "submit_pipeline"]
 
 logger = logging.getLogger("batchrun")
+
+INTERRUPT = "■ stops the run and keeps what is solved"
+"""What a notebook says about its stop button, which reaches a run of the main thread only."""
 
 Runnable = Pipeline | Chain | Stage | Callable[..., Any] | str
 """What can be run."""
@@ -104,7 +108,8 @@ def run_pipeline(  # type: ignore[misc]  # the options are those below
 
     Raises UsageError before anything runs if what was asked for cannot be done, ClusterError if the cluster
     cannot be reached or is lost, StoreError if results cannot be written, and KeyboardInterrupt after the
-    run was stopped and recorded as cancelled.
+    run was stopped by Ctrl-C and recorded as cancelled. The stop button of a notebook ends the run likewise,
+    keeps the best answers of solves that run, and raises nothing.
 
     >>> import pandas as pd
     >>> from batchrun import by_rows
@@ -407,7 +412,14 @@ def _shown(
         from batchrun.archive import offer_store
 
         offer_store(settings.store_url, acts=settings.dashboard_buttons)
-    return stack.enter_context(displays(progress, executor))
+    in_front = threading.current_thread() is threading.main_thread()
+    shown = displays(
+        progress,
+        executor,
+        stop=lambda run_id: RunHandle(run_id, settings.store_url).cancel(keep_best=True),
+        interrupt=INTERRUPT if in_front else "",
+    )
+    return stack.enter_context(shown)
 
 
 def _discard_unless_recorded(store: RunStore, run_id: str, folder: RunFolder) -> None:

@@ -288,10 +288,10 @@ class SolvedAttempts:
 
 def _user_frames(trace: TracebackType | None) -> list[traceback.FrameSummary]:
     """The frames below batchrun's own, or all of them if there is no other."""
+    from batchrun.tracebacks import is_own
+
     frames = list(traceback.extract_tb(trace))
-    own = os.path.dirname(os.path.abspath(__file__))
-    theirs = [frame for frame in frames if not os.path.abspath(frame.filename).startswith(own + os.sep)]
-    return theirs or frames
+    return [frame for frame in frames if not is_own(frame.filename)] or frames
 
 
 def _format_traceback(error: BaseException, name: str, message: str) -> str:

@@ -33,7 +33,7 @@ from batchrun.rate import RowRate
 from batchrun.resources import MEMORY
 from batchrun.status import TaskStatus
 
-__all__ = ["Progress", "RunningLine", "describe_gap", "describe_share"]
+__all__ = ["Progress", "RunningLine", "StageLine", "describe_gap", "describe_share"]
 
 MOST_CAUSES = 50
 """Causes of failures that are kept apart; those that were not met for longest are forgotten."""
@@ -70,6 +70,18 @@ class RunningLine:
     def gap(self) -> float | None:
         """How far its answer can be from the best one there is."""
         return relative_gap(self.objective, self.bound)
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """How far the chunks of a run are with one of its stages."""
+
+    name: str
+    """The stage."""
+    passed: int
+    """Chunks that it gave a result for, those of earlier sessions included."""
+    running: int
+    """Chunks that are known to be in it now."""
 
 
 @dataclass(eq=False)
@@ -116,6 +128,8 @@ class Progress:
     """The address of the live page; empty if there is none."""
     folder: str = ""
     """Where the run's files are."""
+    stages: tuple[str, ...] = ()
+    """The stages' names in order."""
     state: RunState = RunState.QUEUED
     """Where the run stands."""
     rows: int = 0
@@ -165,6 +179,10 @@ class Progress:
     """What people should know about how the run is run."""
     waits: str = ""
     """Why nothing happens in the run for now, as a sentence without a full stop; empty while it goes on."""
+    _passed: Counter[str] = field(default_factory=Counter)
+    """Attempts of this session that gave a result, by stage."""
+    _solved_before: int = 0
+    """Chunks that earlier sessions solved."""
     _at_work: dict[int, _Task] = field(default_factory=dict)
     _second: dict[int, _Task] = field(default_factory=dict)
     """The second starts of chunks that are at work already."""
@@ -184,6 +202,7 @@ class Progress:
                 self._plan(event)
             case ChunksRecalled():
                 self.chunks_recalled = len(event.chunks)
+                self._solved_before = sum(outcome.solved for outcome in event.outcomes)
             case SlotsChanged():
                 self.slots, self.workers = event.slots, event.workers
             case RunStopping():
@@ -211,6 +230,23 @@ class Progress:
         shown = [task for task in riders if task.tells or now - task.since > PATIENCE]
         shown.sort(key=lambda task: (not task.tells, task.since, riders[task][0]))
         return [_line(riders[task], task, now) for task in shown[:most]]
+
+    @property
+    def stage_lines(self) -> list[StageLine]:
+        """How far the chunks are with each stage, in order."""
+        within = Counter(
+            task.status.stage for task in self._at_work.values() if task.status and task.status.stage
+        )
+        solved = self._solved_before + self.outcomes.total() - self.unsolved
+        return [
+            # A chunk that is solved went through every stage, also where its attempts were not told.
+            StageLine(
+                stage,
+                min(self.chunks_planned, max(solved, self._solved_before + self._passed[stage])),
+                within[stage],
+            )
+            for stage in self.stages
+        ]
 
     @property
     def planned_in_full(self) -> bool:
@@ -256,6 +292,7 @@ class Progress:
     def _start(self, event: RunStarted) -> None:
         self.run_id, self.pipeline, self.cluster = event.run_id, event.pipeline, event.cluster
         self.rows, self.folder, self.dashboard = event.rows, event.folder, event.dashboard
+        self.stages = event.stages
         self.notes = event.notes
         self.state, self.started, self._rate = RunState.RUNNING, event.at, RowRate(event.at)
 
@@ -282,6 +319,7 @@ class Progress:
             case AttemptsSolved():
                 self._leave(event.attempts.chunks.tolist())
                 self.attempts[Outcome.SUCCEEDED] += len(event.attempts)
+                self._passed[event.attempts.stage] += len(event.attempts)
             case RetryScheduled():
                 self.retries += 1
                 self.last_error = event.error
@@ -344,6 +382,8 @@ class Progress:
     def _count(self, attempt: Attempt) -> None:
         self._end_try(attempt.chunk, attempt.worker)
         self.attempts[attempt.outcome] += 1
+        if attempt.outcome.solved:
+            self._passed[attempt.stage] += 1
         if attempt.decision:
             self.decisions[attempt.decision] += 1
         self._measure(attempt.peak_memory)

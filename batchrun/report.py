@@ -34,6 +34,7 @@ from batchrun.tables import (
     log_text,
     quarantined_rows,
 )
+from batchrun.tracebacks import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -218,15 +219,19 @@ class RunReport:
     def raise_for_state(self) -> RunReport:
         """This report, if the run succeeded.
 
-        Raises RunFailedError that says what is missing otherwise.
+        Raises RunFailedError that says what is missing otherwise; its cause is the traceback of the error
+        that ended the run, or of the one that most rows failed by.
         """
         if self.state is RunState.SUCCEEDED:
             return self
-        reason = f": {self.error}" if self.error else ""
+        trace, reason = self.error.traceback if self.error else "", f": {self.error}" if self.error else ""
+        if self.error is None and self.failure_kinds:
+            worst = max(self.failure_kinds, key=lambda kind: kind.rows)
+            trace, reason = worst.traceback, f"; most failed by {worst.error_type}: {worst.error}"
         raise RunFailedError(
             f"run {self.run_id} is {self.state}: of {self.rows_in:,} rows {self.rows_solved:,} are solved, "
             f"{self.rows_quarantined:,} quarantined, {self.rows_cancelled:,} cancelled{reason}"
-        )
+        ) from (StageError(trace) if trace else None)
 
     # Tables
 

@@ -25,7 +25,7 @@ from batchrun.data.source import Source
 from batchrun.data.supply import Supply
 from batchrun.data.table import to_frame, to_table
 from batchrun.definition import BoundParameters, Pipeline
-from batchrun.errors import LeaseLostError
+from batchrun.errors import LeaseLostError, RunInterrupted
 from batchrun.estimate import MemoryEstimate
 from batchrun.events import Observer, RunEnded, RunStarted
 from batchrun.executor import Executor
@@ -103,7 +103,8 @@ class Session:
 
         A first Ctrl-C asks running chunks to end and kills those that do not within the grace, a second one
         does not wait; either way what was solved is kept, the run is recorded as cancelled, and
-        KeyboardInterrupt is raised. A cancel by way of the store ends the run likewise, and raises nothing.
+        RunInterrupted, a KeyboardInterrupt, is raised. A cancel by way of the store ends the run likewise,
+        and raises nothing.
 
         A run that is left, or ends by an error that it survives, is recorded as running still. So is one
         that another process has taken over: LeaseLostError is raised then.
@@ -156,8 +157,10 @@ class Session:
             self._exhibit(combined)
         self._end(runner, started, state, error, combined)
         if interrupted is not None:
-            raise KeyboardInterrupt(
-                f"run {self.run_id} was stopped; resume_run({self.run_id!r}) goes on with it"
+            given = "" if self.pipeline.target else ", pipeline=..."  # of a notebook, it cannot be imported
+            raise RunInterrupted(
+                f"run {self.run_id} was stopped; what it solved is in open_report({self.run_id!r}), and "
+                f"resume_run({self.run_id!r}{given}) goes on with it"
             ) from interrupted
         return state
 

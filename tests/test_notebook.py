@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -11,12 +13,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline
+from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, run_pipeline, submit_pipeline
+from batchrun.config import Settings
 from batchrun.events import (
+    AttemptsSolved,
     ChunkReported,
     ChunksPlaced,
     ChunksPlanned,
     ChunksSettled,
+    RetryScheduled,
     RunEnded,
     RunStarted,
     RunStopping,
@@ -29,7 +34,7 @@ from batchrun.outcome import ErrorRecord, Outcome, RunState
 from batchrun.progress import Progress
 from batchrun.status import TaskStatus
 from tests.stopped_run import stopped_run
-from tests.told import chunk_settled
+from tests.told import chunk_settled, solved_attempts
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -41,10 +46,14 @@ class Display:
         self.displays = 0
         self.shown: list[str] = []
 
-    def __call__(self, html: str):
+    def __call__(self, html: str, text: str):
         self.displays += 1
+        self.show(html, text)
+        return self.show
+
+    def show(self, html: str, text: str) -> None:
         self.shown.append(html)
-        return self.shown.append
+        self.text = text
 
 
 class Clock:
@@ -69,6 +78,19 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
+
+
+FOUR = pd.DataFrame({"x": range(4)})
+
+
+def double(chunk: pd.DataFrame) -> pd.DataFrame:
+    return 2 * chunk
+
+
+def folds(card: str) -> dict[str, str]:
+    """The tabs of a card by their titles."""
+    found = re.findall(r"<summary[^>]*>(.*?)</summary><div>(.*?)</div></details>", card, re.DOTALL)
+    return dict(found)
 
 
 def start(rows: int = 1_000, *, pipeline: str = "delays", dashboard: str = "") -> RunStarted:
@@ -126,8 +148,8 @@ def test_the_display_goes_on_while_nothing_happens_and_stops_with_the_run():
     moved = threading.Event()
     ticks = iter(range(100_000))
 
-    def display(html: str):
-        def replace(newer: str) -> None:
+    def display(html: str, text: str):
+        def replace(newer: str, same: str) -> None:
             if "20 s elapsed" in newer:
                 moved.set()
 
@@ -184,8 +206,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
 
 
 def test_the_card_accounts_for_every_row_and_names_the_failure(report: RunReport):
-    card = report_html(report)
-    assert report._repr_html_() == card
+    card = report._repr_html_()
     assert "50 rows in = 49 solved + 1 quarantined + 0 cancelled" in card
     assert "12 chunks: 11 succeeded, 1 failed; 2 others were cut into parts" in card
     assert "ValueError" in card
@@ -194,8 +215,44 @@ def test_the_card_accounts_for_every_row_and_names_the_failure(report: RunReport
 
 def test_the_card_runs_no_script_and_loads_nothing(report: RunReport):
     read = Tags(report_html(report))
-    assert set(read.tags) <= {"div", "span", "b", "table", "tr", "th", "td", "pre"}
-    assert {name for name, _ in read.attributes} == {"style"}
+    plain = {"div", "span", "b", "table", "tr", "th", "td", "pre", "style", "details", "summary"}
+    assert set(read.tags) <= plain
+    assert {name for name, _ in read.attributes} == {"style", "class", "name", "open"}
+    assert "url(" not in report_html(report)
+
+
+def test_the_tabs_hold_the_results_the_failures_and_how_it_was_run(report: RunReport):
+    tabs = folds(report_html(report))
+    assert list(tabs) == ["Summary", "Results", "Failures", "Quarantined", "Chunks", "Settings"]
+    assert "the first 10 of 49 rows" in tabs["Results"]
+    assert "in solve" in tabs["Failures"]
+    assert "batchrun/" not in tabs["Failures"]  # the frames of the user's code only
+    assert "is bad" in tabs["Quarantined"]
+    assert "succeeded" in tabs["Chunks"]
+    assert "label" in tabs["Settings"]
+    assert "run.stop_grace" in tabs["Settings"]
+
+
+def test_the_first_tab_is_open_and_those_of_two_cards_do_not_close_each_other(report: RunReport):
+    card, again = report_html(report), report_html(report)
+    assert card.count(" open>") == 1
+    [name] = {value for key, value in Tags(card).attributes if key == "name"}
+    assert name not in again
+
+
+def test_a_card_without_failures_has_no_tab_for_them(here: Path):
+    fine = run_pipeline(double, FOUR, split=by_rows(2), cluster="inline", progress=False)
+    assert list(folds(fine._repr_html_())) == ["Summary", "Results", "Chunks", "Settings"]
+
+
+def test_a_card_whose_files_are_gone_says_so_in_the_tab(here: Path):
+    fine = run_pipeline(double, FOUR, split=by_rows(2), cluster="inline", progress=False)
+    for file in Path(fine.folder).glob("**/*.arrow"):
+        if "plan" not in file.as_posix():
+            file.unlink()
+    tabs = folds(fine._repr_html_())
+    assert "4 rows in = 4 solved" in fine._repr_html_()
+    assert "gone" in tabs["Results"] or "read" in tabs["Results"]
 
 
 def test_the_live_block_shows_what_running_chunks_say_and_lets_them_say_no_markup():
@@ -216,6 +273,65 @@ def test_the_card_names_stopped_solves_and_their_worst_gap(tmp_path: Path):
     assert "8 stopped with a solution, worst gap 20 %" in report_html(stopped_run(tmp_path))
 
 
+def test_the_live_block_shows_how_far_each_stage_is():
+    progress = Progress()
+    progress.tell(RunStarted("r1", 0.0, "mine", (f"clean{SCRIPT}", "solve"), 40, "", "here"))
+    progress.tell(ChunksPlanned("r1", 0.0, chunks=4, rows=40))
+    progress.tell(AttemptsSolved("r1", 1.0, solved_attempts(range(3), f"clean{SCRIPT}")))
+    progress.tell(settled(0, 1.0))
+    progress.tell(ChunksPlaced("r1", 1.0, (1,), ("w-0",)))
+    progress.tell(ChunkReported("r1", 1.0, 1, "w-0", TaskStatus("k", "solve", 1.0, done=0.4)))
+    block = progress_html(progress, 1.0)
+    assert "3 of 4<" in block
+    assert "1 of 4, 1 running" in block
+    assert "script" not in Tags(block).tags
+    progress.tell(RunEnded("r1", 2.0, RunState.CANCELLED, 40, 10, 0, 30, 1.0))
+    assert "3 of 4<" not in progress_html(progress, 2.0)
+
+
+def test_the_latest_error_is_shown_while_the_run_goes_on():
+    progress = Progress()
+    progress.tell(start())
+    progress.tell(RetryScheduled("r1", 1.0, 3, "solve", 1.0, ErrorRecord("ValueError", f"no date {SCRIPT}")))
+    assert "latest error: ValueError: no date &lt;script&gt;" in progress_html(progress, 1.0)
+
+
+def test_what_cannot_show_html_is_given_the_same_as_text():
+    display, clock = Display(), Clock()
+    progress = NotebookProgress(display=display, clock=clock)
+    progress(start())
+    progress(ChunksPlanned("r1", 0.0, chunks=100, rows=1_000))
+    assert display.text.splitlines()[0] == "delays (r1): 0 % · 0 s elapsed, starting"
+    progress(
+        RunEnded("r1", 0.2, RunState.FAILED, 1_000, 990, 10, 0, 3.0, ErrorRecord("ValueError", "no date"))
+    )
+    assert display.text.splitlines() == [
+        "delays (r1): failed after 3.0 s",
+        "1,000 rows in = 990 solved + 10 quarantined + 0 cancelled · 0 of 100 chunks",
+        "ValueError: no date",
+    ]
+
+
+def test_a_run_is_safe_where_an_event_loop_runs(here: Path):
+    async def cell() -> list[int]:
+        report = run_pipeline(double, FOUR, split=by_rows(2), cluster="inline", progress=False)
+        return report.results()["x"].tolist()
+
+    assert asyncio.run(cell()) == [0, 2, 4, 6]
+
+
+@pytest.mark.cluster
+def test_a_run_on_a_cluster_is_safe_where_an_event_loop_runs(cluster: Settings):
+    async def cell() -> list[int]:
+        options = {"split": by_rows(2), "cluster": cluster, "progress": False}
+        report = run_pipeline(double, FOUR, **options)
+        again = submit_pipeline(double, FOUR, queue=False, **options).wait()
+        await asyncio.sleep(0)
+        return [report.rows_solved, again.rows_solved]
+
+    assert asyncio.run(cell()) == [4, 4]
+
+
 def test_a_plain_process_is_no_notebook():
     assert not in_notebook()
 
@@ -225,7 +341,7 @@ def test_asking_whether_this_is_a_notebook_imports_no_ipython():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_tables_are_laid_out_by_their_contents_in_a_notebook_too():
+def test_tables_are_laid_out_by_their_contents_in_a_notebook_too(report: RunReport):
     progress = Progress()
     for event in (
         RunStarted("r1", 0.0, "p", ("solve",), 10, "", "here"),
@@ -239,6 +355,7 @@ def test_tables_are_laid_out_by_their_contents_in_a_notebook_too():
 
     assert "chunk 0 solve on w-0" in shown
     assert shown.count("<table") == shown.count("table-layout:auto") == 1
+    assert report_html(report).count("<table") == report_html(report).count("table-layout:auto")
 
 
 def test_a_run_that_waits_shows_what_for_and_then_goes_on():

@@ -30,7 +30,13 @@ def test_a_notebook_runs_to_its_end(path: Path, folder: Path) -> None:
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
 
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert any("text/html" in output.get("data", {}) for output in shown)
+    data = [output["data"] for output in shown if "data" in output]
+    assert any("batchrun-tabs" in each.get("text/html", "") for each in data)
+    for each in data:  # what is kept can be read without a kernel, and without HTML
+        assert "application/vnd.jupyter.widget-view+json" not in each
+        assert "IPython.core.display.HTML object" not in each.get("text/plain", "")
+        assert " elapsed" not in each.get("text/plain", "")  # also of a run that was left to the background
+    assert "widgets" not in notebook.metadata
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -381,3 +381,13 @@ def test_nothing_is_left_of_a_chunk_that_ran_twice_once_it_is_settled():
     assert progress.running == set()
     assert progress.running_lines(200.0, 9) == []
     assert progress.chunks_settled == 1
+
+
+def test_chunks_that_were_solved_before_went_through_every_stage():
+    progress = Progress()
+    progress.tell(RunStarted("r1", 0.0, "mine", ("clean", "solve"), 100, "", "here"))
+    progress.tell(ChunksPlanned("r1", 0.0, chunks=10, rows=100, settled=3, settled_rows=30))
+    progress.tell(chunks_recalled("r1", 0.0, succeeded={0: 10, 1: 10}, failed={2: 10}))
+    progress.tell(AttemptsSolved("r1", 1.0, solved_attempts(range(3, 8), "clean")))
+
+    assert [(line.name, line.passed) for line in progress.stage_lines] == [("clean", 7), ("solve", 2)]

@@ -103,7 +103,7 @@ def running_html(lines: Sequence[RunningLine]) -> str:
         message = escape(one_line(line.message))
         shown.append(
             "<td style='text-align:left;padding:1px 0;border:0;background:none;opacity:.65;width:100%;"
-            f"overflow-wrap:anywhere'>{message}</td>"
+            f"min-width:120px;overflow-wrap:anywhere'>{message}</td>"
         )
         rows.append(f"<tr style='background:none'>{''.join(shown)}</tr>")
     if not rows:
