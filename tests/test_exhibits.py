@@ -231,6 +231,34 @@ class TestFigures:
         assert sheets(report, tmp_path)["Long"].max_row == 501
 
 
+class TestOtherFaces:
+    def test_a_notebook_has_a_tab_of_them(self, tmp_path: Path):
+        def charts(results: pd.DataFrame) -> dict[str, Any]:
+            return {"A line": a_line(), f"Rows of {HOSTILE}": results}
+
+        shown = a_run(tmp_path, charts)._repr_html_()
+        assert ">Figures</summary>" in shown
+        assert "report.exhibits[&#x27;A line&#x27;] is a Bokeh figure" in shown
+        assert "Rows of &lt;/script&gt;" in shown
+        assert "<script" not in shown
+
+    def test_a_notebook_says_why_there_are_none(self, tmp_path: Path):
+        shown = a_run(tmp_path, lambda results: 1 / 0)._repr_html_()
+        assert "report failed: ZeroDivisionError: division by zero" in shown
+
+    def test_markdown_has_their_tables(self, tmp_path: Path):
+        def charts(results: pd.DataFrame) -> dict[str, Any]:
+            return {"A line": a_line(), "Sum | all": pd.DataFrame({"sum": [20]})}
+
+        text = a_run(tmp_path, charts).to_markdown()
+        assert "`Sum \\| all`:\n\n| `sum` |\n| ---: |\n| `20` |" in text
+        assert "A line" not in text
+
+    def test_markdown_says_why_there_are_none(self, tmp_path: Path):
+        text = a_run(tmp_path, lambda results: 1 / 0).to_markdown()
+        assert "The pipeline's report failed: `ZeroDivisionError: division by zero`" in text
+
+
 class TestWorkbook:
     def test_figures_are_native_charts_over_their_numbers(self, tmp_path: Path):
         book = sheets(a_run(tmp_path, lambda results: {"A line": a_line()}), tmp_path)

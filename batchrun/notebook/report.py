@@ -25,7 +25,7 @@ from batchrun.render.account import (
     work_line,
 )
 from batchrun.render.excerpts import shorten
-from batchrun.render.grid import Grid, grid_of_frame, preview
+from batchrun.render.grid import Grid, grid_of, grid_of_frame, preview
 from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def report_html(report: RunReport) -> str:
     shown = [
         Tab("Summary", _summary(report)),
         Tab("Results", _or_reason(_results, report)),
+        Tab("Figures", _or_reason(_figures, report)),
         Tab("Failures", _failures(report)),
         Tab("Quarantined", _or_reason(_quarantined, report)),
         Tab("Chunks", _chunks(report)),
@@ -94,6 +95,7 @@ def _summary(report: RunReport) -> str:
             "".join(_failure_line(kind) for kind in _worst(report)),
             line(_others(report), MUTED),
             line(advice(report), "margin-top:6px"),
+            "".join(line(f"Next time: {one}") for one in report.sizing),
             line(str(report.folder), f"{MUTED};margin-top:6px;overflow-wrap:anywhere"),
         ]
     )
@@ -155,6 +157,26 @@ def _results(report: RunReport) -> str:
         return line("report.results() has them; report.scan() too, as a lazy dataset")
     grid = preview(report, RESULT_ROWS)
     return _grid(grid, "There are none." if report.state.ended else "There are none yet.")
+
+
+def _figures(report: RunReport) -> str:
+    """The tables that the pipeline adds to the report; its figures would put a megabyte into the notebook."""
+    exhibits = report.exhibits
+    if exhibits.error is not None:
+        return line(f"The pipeline's report failed: {exhibits.error}", FAILED) + _trace(
+            exhibits.error.traceback
+        )
+    parts = []
+    for entry in exhibits.entries:
+        parts.append(line(entry.title, "font-weight:600;margin-top:6px"))
+        if entry.table is None:
+            parts.append(
+                line(f"report.exhibits[{entry.title!r}] is a Bokeh figure; report.to_html() draws it", MUTED)
+            )
+        else:
+            shown = entry.table.slice(0, RESULT_ROWS)
+            parts.append(_grid(grid_of(shown, entry.table.num_rows, "row"), "It has no rows."))
+    return "".join(parts)
 
 
 def _quarantined(report: RunReport) -> str:

@@ -22,7 +22,7 @@ from batchrun.render.account import (
     stopped_line,
     work_line,
 )
-from batchrun.render.grid import preview
+from batchrun.render.grid import Grid, grid_of, preview
 from batchrun.render.wording import one_line
 from batchrun.resources import format_bytes, format_seconds
 
@@ -33,6 +33,8 @@ __all__ = ["block", "code", "render_markdown", "table"]
 
 RESULT_ROWS = 5
 """Rows of the result that are shown."""
+EXHIBIT_ROWS = 20
+"""Rows of a table of the pipeline that are shown."""
 FAILURES = 5
 """Distinct failures that are shown."""
 MOST_OF_A_CELL = 80
@@ -51,6 +53,7 @@ def render_markdown(report: RunReport) -> str:
         *_sizing(report),
         *_failures(report),
         *_results(report),
+        *_exhibits(report),
     ]
     if advice(report):
         parts.append(code(advice(report), 400))
@@ -174,10 +177,27 @@ def _results(report: RunReport) -> list[str]:
     grid = preview(report, RESULT_ROWS)
     if not grid.rows:
         return [f"Results: {code(grid.note, 300)}"] if grid.note else []
-    rows = [[code(cell) for cell in row] for row in grid.rows]
+    return _shown("Results", grid)
+
+
+def _exhibits(report: RunReport) -> list[str]:
+    """The tables that the pipeline adds; its figures need a page."""
+    exhibits = report.exhibits
+    if exhibits.error is not None:
+        return [f"The pipeline's report failed: {code(str(exhibits.error), 300)}"]
+    parts: list[str] = []
+    for entry in exhibits.entries:
+        if entry.table is not None and entry.table.num_rows:
+            grid = grid_of(entry.table.slice(0, EXHIBIT_ROWS), entry.table.num_rows, "row")
+            parts += _shown(code(entry.title), grid)
+    return parts
+
+
+def _shown(title: str, grid: Grid) -> list[str]:
+    """A table of user data below its title."""
     shown = table(
         [code(name) for name in grid.header],
-        rows,
+        [[code(cell) for cell in row] for row in grid.rows],
         right=[number for number, numeric in enumerate(grid.numeric) if numeric],
     )
-    return [f"Results{f', {grid.note}' if grid.note else ''}:", shown]
+    return [f"{title}{f', {grid.note}' if grid.note else ''}:", shown]
