@@ -42,6 +42,8 @@ SYMBOLS: Final = ("", "▸", *(outcome.symbol for outcome in Outcome))
 
 _SYMBOLS_UP_TO: Final = 250
 _NUMBERS_UP_TO: Final = 60
+_NUMBERS_FROM: Final = 44
+"""Pixels of a tile that has room for its number beside its sign."""
 _ROUND: Final = 2
 _ROUND_UP_TO: Final = 1_500
 _ASPECT: Final = 4.2
@@ -214,8 +216,9 @@ class ChunkMap:
         self.figure.y_range.start = max(1, math.ceil(len(cells) / across))
         self._tiles.glyph.border_radius = _ROUND if len(cells) <= _ROUND_UP_TO else 0
         # A browser draws texts one by one, empty ones too.
-        for texts, most in ((self._symbols, _SYMBOLS_UP_TO), (self._numbers, _NUMBERS_UP_TO)):
-            texts.visible = len(cells) <= most
+        self._symbols.visible = len(cells) <= _SYMBOLS_UP_TO
+        wide = self._aspect * self.figure.height >= across * _NUMBERS_FROM
+        self._numbers.visible = len(cells) <= _NUMBERS_UP_TO and wide
         self._source.data = _columns(cells, across)
 
 

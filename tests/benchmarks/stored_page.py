@@ -171,7 +171,8 @@ class _Dashboard:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
+        with self._process:  # which closes its pipes
+            pass
 
 
 def _serve(url: str) -> None:
