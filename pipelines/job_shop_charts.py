@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 __all__ = ["gantt", "gaps"]
 
 
+MOST_BARS = 40
+"""Instances that a chart of gaps shows; of more, those with the largest gaps."""
+
+
 def gantt(schedule: pd.DataFrame) -> Any:
     """The schedule of one instance: a row a machine, a bar an operation, a colour a job.
 
@@ -56,8 +60,14 @@ def gaps(instances: pd.DataFrame) -> Any:
     from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
     from bokeh.plotting import figure
 
+    left_out = len(instances) - MOST_BARS
+    instances = instances.nlargest(MOST_BARS, "gap") if left_out > 0 else instances
     names = instances["instance"].astype(str).tolist()
-    plot = figure(x_range=names, height=280, y_axis_label="above", tools="", y_axis_type="linear")
+    plot = figure(x_range=names, height=280, y_axis_label="above", tools="")
+    if left_out > 0:
+        plot.xaxis.axis_label = (
+            f"the {MOST_BARS} instances with the largest gaps; {left_out:,} have smaller ones"
+        )
     columns = {
         "instance": names,
         "gap": instances["gap"].astype(float).to_numpy(),

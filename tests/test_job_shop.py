@@ -28,6 +28,7 @@ from pipelines.job_shop import (
     solve,
     verify,
 )
+from pipelines.job_shop_charts import gaps
 
 EASY = ["ft06", *(f"la{number:02}" for number in range(1, 16))]
 HARD = ["ft10", "ft20", "abz5", "abz6"]
@@ -308,6 +309,13 @@ def test_verify_finds_wrong_durations_makespans_and_starts(
     assert verify(schedule.assign(makespan=54), ft06) == [
         "the makespan of ft06 is not when its last operation ends"
     ]
+
+
+def test_of_many_instances_the_chart_shows_those_with_the_largest_gaps() -> None:
+    many = pd.DataFrame({"instance": [f"i{n}" for n in range(50)], "gap": [n / 100 for n in range(50)]})
+    figure = gaps(many.assign(above_optimum=float("nan"), makespan=10, bound=5))
+    assert figure.x_range.factors == [f"i{n}" for n in range(49, 9, -1)]
+    assert figure.xaxis[0].axis_label == "the 40 instances with the largest gaps; 10 have smaller ones"
 
 
 @pytest.mark.cluster

@@ -1,7 +1,7 @@
-"""Takes the pictures of the dashboard: a real run of job shops in the middle of its work.
+"""Takes the pictures of the docs: a real run of job shops in the middle of its work, and its report.
 
 ``python -m tests.browser.readme_picture docs/img`` from the top folder; ``make screenshots`` does that. It
-takes about two minutes.
+takes about three minutes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import sys
 import tempfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -54,6 +54,10 @@ LOOKS = {
 """The names of the pictures, and how wide and in which light the page is."""
 
 
+REPORT = {"viewport": {"width": 1200, "height": 1420}}
+"""How wide the page of the report is, and how much of it is shown."""
+
+
 def take(browser: Browser, address: str, folder: Path) -> None:
     """Wait for the middle of the run and take the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +84,15 @@ def wait_for_the_middle(page: Page, address: str) -> None:
     page.wait_for_timeout(1_500)  # for the figures to be painted
 
 
+def take_report(browser: Browser, page: Path, folder: Path) -> None:
+    """Take the picture of what a report begins with."""
+    tab = browser.new_page(device_scale_factor=1, **REPORT)
+    tab.goto(page.as_uri())
+    tab.wait_for_timeout(1_500)  # for the figures to be painted
+    tab.screenshot(path=folder / "report.png")
+    tab.close()
+
+
 def main(folder_of_pictures: Path) -> None:
     """Run the job shops in a thread and photograph them."""
     started: queue.Queue[str] = queue.Queue()
@@ -94,15 +107,13 @@ def main(folder_of_pictures: Path) -> None:
         # The slips are found before anything is solved, and five failures alike would end the run there.
         cluster.write_text(text + "\nrun:\n  stop_after_alike: 0\n", "utf-8")
         options = {"cluster": str(cluster), "progress": False, "observers": [observe]}
-        run = threading.Thread(
-            target=run_pipeline, args=(schedules, weeks()), kwargs={"params": {"time_limit": 1.0}, **options}
-        )
-        run.start()
-        with sync_playwright() as playwright:
+        with ThreadPoolExecutor(1) as thread, sync_playwright() as playwright:
+            run = thread.submit(run_pipeline, schedules, weeks(), params={"time_limit": 1.0}, **options)
             browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(CHROMIUM_OPTIONS))
             take(browser, started.get(timeout=120), folder_of_pictures)
+            page = run.result().to_html(Path(folder) / "report.html")
+            take_report(browser, page, folder_of_pictures)
             browser.close()
-        run.join()
         close_local_clusters()
 
 
