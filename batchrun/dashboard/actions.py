@@ -1,4 +1,8 @@
-"""The buttons that stop a run or queue it again; each asks before it acts."""
+"""The buttons that stop a run or queue it again; each asks before it acts.
+
+While a question is open the buttons stay where they are, and cannot be pressed: were an answer to take their
+place, the second click of a double click would give it.
+"""
 
 from __future__ import annotations
 
@@ -69,15 +73,20 @@ class Actions:
         going = not state.ended
         for name, offered in ((_STOP, going), (_CANCEL, going), (_REQUEUE, state in _AGAIN)):
             self._buttons[name].visible = offered
-        self._choice.visible = not self._asked and any(button.visible for button in self._buttons.values())
+        self._choice.visible = any(button.visible for button in self._buttons.values())
         if not self._asked and (said := archive.said()):
             self._say(said)
 
     def _ask(self, name: str) -> None:
         self._asked = name
+        if not name:
+            self._sure.visible = False
+        for button in self._buttons.values():
+            button.disabled = bool(name)
         self._say(_QUESTIONS.get(name, ""))
         self._yes.label = f"Yes: {name.lower()}" if name else "Yes"
-        self._sure.visible, self._choice.visible = bool(name), not name
+        if name:
+            self._sure.visible = True
 
     def _act(self) -> None:
         archive, name = self._archive(), self._asked

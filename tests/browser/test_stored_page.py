@@ -114,8 +114,9 @@ def test_a_run_is_stopped_with_its_best_answers_after_a_question(site, tab):
     run_id = submit(site.place, seconds=300)
     tab.goto(f"{site.dashboard}?run={run_id}")
     expect(tab.get_by_text(f"node {SCRIPT}").first).to_be_visible(timeout=PATIENCE)
-    stop = tab.get_by_role("button", name="Stop, keep the best")
+    stop = tab.get_by_role("button", name="Stop, keep the best", exact=True)
     stop.click(timeout=PATIENCE)
+    expect(stop).to_be_disabled(timeout=PATIENCE)
     tab.get_by_role("button", name="No", exact=True).click(timeout=PATIENCE)
     assert not report(site.place, run_id).state.ended
     stop.click(timeout=PATIENCE)
@@ -125,10 +126,10 @@ def test_a_run_is_stopped_with_its_best_answers_after_a_question(site, tab):
     assert ended.state is RunState.CANCELLED
     assert 1 <= ended.rows_solved < 7
     expect(tab.get_by_text("cancelled", exact=True).first).to_be_visible(timeout=PATIENCE)
-    tab.get_by_role("button", name="Requeue").click(timeout=PATIENCE)
+    tab.get_by_role("button", name="Requeue", exact=True).click(timeout=PATIENCE)
     tab.get_by_role("button", name="Yes: requeue").click(timeout=PATIENCE)
     until(lambda: not report(site.place, run_id).state.ended)
-    tab.get_by_role("button", name="Cancel").click(timeout=PATIENCE)
+    tab.get_by_role("button", name="Cancel", exact=True).click(timeout=PATIENCE)
     tab.get_by_role("button", name="Yes: cancel").click(timeout=PATIENCE)
     until(lambda: report(site.place, run_id).state.ended)
 
@@ -137,4 +138,4 @@ def test_from_within_another_page_nothing_can_be_stopped(site, tab):
     frame = tab.frame_locator("iframe")
     tab.set_content(f'<iframe src="{site.dashboard}?run={site.ended}" width="1200" height="700"></iframe>')
     expect(frame.get_by_text("7 solved").first).to_be_visible(timeout=PATIENCE)
-    expect(frame.get_by_role("button", name="Requeue")).to_have_count(0)
+    expect(frame.get_by_role("button", name="Requeue", exact=True)).to_have_count(0)
