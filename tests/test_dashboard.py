@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import threading
@@ -58,6 +57,7 @@ from batchrun.outcome import Attempt, Cause, ErrorRecord, Outcome, RunState
 from batchrun.progress import RunningLine
 from batchrun.status import TaskStatus
 from tests.contrast import contrast
+from tests.loops import run_apart
 from tests.told import chunk_settled, chunks_recalled, solved_attempts
 
 SCRIPT = "<script>alert(1)</script>"
@@ -719,11 +719,11 @@ class TestOpening:
             await ahead.on_session_created(SimpleNamespace(with_locked_document=give))
 
         ahead, first, second = Ahead(fill), Document(), Document()
-        asyncio.run(opened(first, fill))
+        run_apart(opened(first, fill))
         assert first.roots == []  # nothing to compare it with yet
         fill(first)
         ahead.modify_document(first)
-        asyncio.run(opened(second, functools.partial(fill, checked=checked)))
+        run_apart(opened(second, functools.partial(fill, checked=checked)))
         assert made[-1] != here
         assert bool(second.roots) == checked
         fill(second)

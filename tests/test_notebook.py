@@ -33,6 +33,7 @@ from batchrun.notebook import NotebookProgress, in_notebook, progress_html, repo
 from batchrun.outcome import ErrorRecord, Outcome, RunState
 from batchrun.progress import Progress
 from batchrun.status import TaskStatus
+from tests.loops import run_apart
 from tests.stopped_run import stopped_run
 from tests.told import chunk_settled, solved_attempts
 
@@ -317,7 +318,7 @@ def test_a_run_is_safe_where_an_event_loop_runs(here: Path):
         report = run_pipeline(double, FOUR, split=by_rows(2), cluster="inline", progress=False)
         return report.results()["x"].tolist()
 
-    assert asyncio.run(cell()) == [0, 2, 4, 6]
+    assert run_apart(cell()) == [0, 2, 4, 6]
 
 
 @pytest.mark.cluster
@@ -329,7 +330,7 @@ def test_a_run_on_a_cluster_is_safe_where_an_event_loop_runs(cluster: Settings):
         await asyncio.sleep(0)
         return [report.rows_solved, again.rows_solved]
 
-    assert asyncio.run(cell()) == [4, 4]
+    assert run_apart(cell()) == [4, 4]
 
 
 def test_a_plain_process_is_no_notebook():
