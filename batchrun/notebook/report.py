@@ -12,6 +12,7 @@ from batchrun.notebook.card import FAILED, MUTED, card, clip, line, rows_bar, ta
 from batchrun.notebook.tabs import Tab, tabs
 from batchrun.outcome import Outcome
 from batchrun.render.account import (
+    STAGE_COLUMNS,
     advice,
     chunks_line,
     conservation,
@@ -19,6 +20,7 @@ from batchrun.render.account import (
     headline,
     moment,
     stage_accounts,
+    stage_cells,
     standing,
     state_color,
     stopped_line,
@@ -26,7 +28,6 @@ from batchrun.render.account import (
 )
 from batchrun.render.excerpts import shorten
 from batchrun.render.grid import Grid, grid_of, grid_of_frame, preview
-from batchrun.resources import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
@@ -102,20 +103,8 @@ def _summary(report: RunReport) -> str:
 
 
 def _stages(report: RunReport) -> str:
-    header = ("stage", "needs", "attempts", "failed", "median", "longest", "peak memory")
-    rows = [
-        (
-            stage.name,
-            stage.demand,
-            f"{stage.attempts:,}",
-            f"{stage.failed:,}",
-            format_seconds(stage.median),
-            format_seconds(stage.longest),
-            "" if stage.peak_memory is None else format_bytes(stage.peak_memory),
-        )
-        for stage in stage_accounts(report)
-    ]
-    used = header if any(row[-1] for row in rows) else header[:-1]
+    rows = [stage_cells(stage) for stage in stage_accounts(report)]
+    used = STAGE_COLUMNS if any(row[-1] for row in rows) else STAGE_COLUMNS[:-1]
     return table(used, [row[: len(used)] for row in rows], (False, False, *[True] * (len(used) - 2)))
 
 

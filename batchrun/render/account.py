@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchrun.outcome import Cause, Outcome, RunState
 from batchrun.render.wording import describe_stopped
-from batchrun.resources import Demand, format_seconds
+from batchrun.resources import Demand, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchrun.store.records import StageFigures
 
 __all__ = [
+    "STAGE_COLUMNS",
     "STATE_COLORS",
     "StageAccount",
     "advice",
@@ -33,6 +34,7 @@ __all__ = [
     "queue_lines",
     "sizing_lines",
     "stage_accounts",
+    "stage_cells",
     "standing",
     "state_color",
     "stopped_line",
@@ -44,6 +46,9 @@ CUT = "cut"
 
 TIME_LIMITS = {"stop_after": Cause.DEADLINE, "timeout": Cause.TIMEOUT}
 """The limits of time that a stage may have, and why an attempt that reached one ended."""
+
+STAGE_COLUMNS = ("stage", "needs", "attempts", "failed", "median", "longest", "peak memory")
+"""What tables say of each stage; from the third on they are numbers."""
 
 STATE_COLORS: Mapping[RunState, str] = {
     RunState.QUEUED: "#8a94a3",
@@ -223,6 +228,19 @@ def stage_accounts(report: RunReport) -> list[StageAccount]:
         # Attempts may name a stage that the pipeline has not, as when its code could not be loaded.
         named.setdefault(name, {"name": name})
     return [_account(stage, figures.get(name), report.workers) for name, stage in named.items()]
+
+
+def stage_cells(stage: StageAccount) -> tuple[str, ...]:
+    """A stage as texts for a table of ``STAGE_COLUMNS``."""
+    return (
+        stage.name,
+        stage.demand,
+        f"{stage.attempts:,}",
+        f"{stage.failed:,}",
+        format_seconds(stage.median),
+        format_seconds(stage.longest),
+        "" if stage.peak_memory is None else format_bytes(stage.peak_memory),
+    )
 
 
 def _account(

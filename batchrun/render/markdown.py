@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from batchrun.render.account import (
+    STAGE_COLUMNS,
     advice,
     attempts_line,
     chunks_line,
@@ -19,12 +20,13 @@ from batchrun.render.account import (
     headline,
     moment,
     stage_accounts,
+    stage_cells,
     stopped_line,
     work_line,
 )
 from batchrun.render.grid import Grid, grid_of, preview
 from batchrun.render.wording import one_line
-from batchrun.resources import format_bytes, format_seconds
+from batchrun.resources import format_seconds
 
 if TYPE_CHECKING:
     from batchrun.report import RunReport
@@ -116,20 +118,9 @@ def _facts(report: RunReport) -> list[tuple[str, str]]:
 
 
 def _stages(report: RunReport) -> str:
-    rows = [
-        (
-            code(stage.name),
-            code(stage.demand),
-            f"{stage.attempts:,}",
-            f"{stage.failed:,}",
-            format_seconds(stage.median),
-            format_seconds(stage.longest),
-            "" if stage.peak_memory is None else format_bytes(stage.peak_memory),
-        )
-        for stage in stage_accounts(report)
-    ]
-    header = ("stage", "needs", "attempts", "failed", "median", "longest", "peak memory")
-    return table(header, rows, right=range(2, 7))
+    cells = [stage_cells(stage) for stage in stage_accounts(report)]
+    rows = [(code(name), code(needs), *numbers) for name, needs, *numbers in cells]
+    return table(STAGE_COLUMNS, rows, right=range(2, len(STAGE_COLUMNS)))
 
 
 def _sizing(report: RunReport) -> list[str]:
