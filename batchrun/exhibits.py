@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exhibit", "Exhibits"]
 
+TRIES = 10
+"""Times that figures are made before they are taken as they are."""
 FORMAT = 1
 """Of the file; what a later version wrote is refused."""
 
@@ -100,9 +102,12 @@ class Exhibits(Mapping[str, Any]):
 
     @classmethod
     def made(cls, function: Callable[[], object], owner: str) -> Self:
-        """What *function* gives; an error in it is kept in place of the exhibits, and raised by nobody."""
+        """What *function* gives; an error in it is kept in place of the exhibits, and raised by nobody.
+
+        It may be called several times.
+        """
         try:
-            given = function()
+            given = _well_made(function)
             if not isinstance(given, Mapping):
                 raise PipelineError(
                     f"{owner} returned {type(given).__name__}; return a dictionary of titles and figures or "
@@ -145,6 +150,31 @@ class Exhibits(Mapping[str, Any]):
             ),
             ErrorRecord(**{**error, "classes": tuple(error["classes"])}) if error else None,
         )
+
+
+def _well_made(function: Callable[[], object]) -> object:
+    """What *function* gives, made again as long as a figure in it holds what it cannot hold.
+
+    While Dask draws a page in another thread of this process, Bokeh converts no values in any of them: a
+    figure that is made in that moment has a text where its title should be.
+    """
+    given = function()
+    for _ in range(TRIES - 1):
+        contents = given.values() if isinstance(given, Mapping) else ()
+        if all(_is_well_made(content) for content in contents):
+            break
+        given = function()
+    return given
+
+
+def _is_well_made(content: object) -> bool:
+    from bokeh.models import LayoutDOM
+
+    return not isinstance(content, LayoutDOM) or all(
+        model.lookup(name).property.is_valid(value)
+        for model in content.references()
+        for name, value in model.properties_with_values(include_defaults=False).items()
+    )
 
 
 def _document(model: LayoutDOM) -> Mapping[str, Any]:

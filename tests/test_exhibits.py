@@ -12,6 +12,7 @@ import openpyxl
 import pandas as pd
 import pyarrow as pa
 import pytest
+from bokeh.core.properties import validate
 from bokeh.layouts import row
 from bokeh.models import LinearColorMapper
 from bokeh.plotting import curdoc, figure
@@ -194,6 +195,18 @@ class TestFigures:
         finally:
             curdoc().clear()
         assert len(exhibit.content.renderers) == 1
+
+    def test_a_figure_that_was_made_while_checks_were_off_is_made_again(self):
+        made = []
+
+        def charts() -> dict[str, Any]:
+            with validate(len(made) >= 2):
+                made.append(figure(title="A title", height=100))
+            return {"Figure": made[-1]}
+
+        exhibits = Exhibits.made(charts, "test")
+        assert len(made) == 3
+        assert exhibits["Figure"].title.text == "A title"
 
     def test_a_layout_of_figures_is_one(self):
         exhibit = Exhibit.of("Both", row(a_line(), a_line()), "test")
