@@ -45,7 +45,9 @@ class Terminal:
         self.master, slave = pty.openpty()
         self.resize(columns, lines)
         self.modes = self.modes_now()
-        known = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
+        # Sizes in the environment, as pytest-xdist's processes have them, would hide that of the terminal.
+        here = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        known = {**here, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
         output = slave if out is None else os.open(out, os.O_WRONLY | os.O_CREAT)
         self.process = subprocess.Popen(
             command,
