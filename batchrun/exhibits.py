@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from batchrun.bokeh_checks import checks_on
 from batchrun.data import files
 from batchrun.data.table import decode, encode, to_frame, to_table
 from batchrun.errors import PipelineError, ResultError, StoreError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Exhibit", "Exhibits"]
 
-TRIES = 10
-"""Times that figures are made before they are taken as they are."""
 FORMAT = 1
 """Of the file; what a later version wrote is refused."""
 
@@ -63,6 +62,7 @@ class Exhibit:
             ) from error
 
     @property
+    @checks_on()
     def content(self) -> Any:
         """The figure as a Bokeh model of its own, or the table as a pandas frame; made anew each time."""
         if self.table is not None:
@@ -102,20 +102,21 @@ class Exhibits(Mapping[str, Any]):
 
     @classmethod
     def made(cls, function: Callable[[], object], owner: str) -> Self:
-        """What *function* gives; an error in it is kept in place of the exhibits, and raised by nobody.
-
-        It may be called several times.
-        """
+        """What *function* gives; an error in it is kept in place of the exhibits, and raised by nobody."""
         try:
-            given = _well_made(function)
-            if not isinstance(given, Mapping):
-                raise PipelineError(
-                    f"{owner} returned {type(given).__name__}; return a dictionary of titles and figures or "
-                    "frames, like {'Delays by month': figure}"
-                )
-            return cls(tuple(Exhibit.of(title, content, owner) for title, content in given.items()))
+            with checks_on():
+                return cls._of(function(), owner)
         except Exception as error:
             return cls(error=ErrorRecord.of(error))
+
+    @classmethod
+    def _of(cls, given: object, owner: str) -> Self:
+        if not isinstance(given, Mapping):
+            raise PipelineError(
+                f"{owner} returned {type(given).__name__}; return a dictionary of titles and figures or "
+                "frames, like {'Delays by month': figure}"
+            )
+        return cls(tuple(Exhibit.of(title, content, owner) for title, content in given.items()))
 
     def write(self, path: str) -> None:
         """Write them to a file, whole or not at all. Raises StoreError if that cannot be done."""
@@ -150,31 +151,6 @@ class Exhibits(Mapping[str, Any]):
             ),
             ErrorRecord(**{**error, "classes": tuple(error["classes"])}) if error else None,
         )
-
-
-def _well_made(function: Callable[[], object]) -> object:
-    """What *function* gives, made again as long as a figure in it holds what it cannot hold.
-
-    While Dask draws a page in another thread of this process, Bokeh converts no values in any of them: a
-    figure that is made in that moment has a text where its title should be.
-    """
-    given = function()
-    for _ in range(TRIES - 1):
-        contents = given.values() if isinstance(given, Mapping) else ()
-        if all(_is_well_made(content) for content in contents):
-            break
-        given = function()
-    return given
-
-
-def _is_well_made(content: object) -> bool:
-    from bokeh.models import LayoutDOM
-
-    return not isinstance(content, LayoutDOM) or all(
-        model.lookup(name).property.is_valid(value)
-        for model in content.references()
-        for name, value in model.properties_with_values(include_defaults=False).items()
-    )
 
 
 def _document(model: LayoutDOM) -> Mapping[str, Any]:

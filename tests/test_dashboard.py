@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import re
+import sys
 import threading
 import time
 import urllib.request
@@ -16,12 +17,14 @@ import numpy as np
 import pytest
 from bokeh.core.properties import validate
 from bokeh.document import Document
+from bokeh.models import Title
 from bokeh.protocol import Protocol
 
 from batchrun.dashboard import panels
 from batchrun.dashboard.board import Board, Throughput
 from batchrun.dashboard.cells import MOST_CELLS, Cells, ChunkState
 from batchrun.dashboard.chunk_map import COLORS, INKS, LABELS, SYMBOLS, ChunkMap
+from batchrun.dashboard.durations import Durations
 from batchrun.dashboard.frame import HIDDEN
 from batchrun.dashboard.message import (
     CUT,
@@ -37,6 +40,7 @@ from batchrun.dashboard.opening import Ahead
 from batchrun.dashboard.pace import Pace
 from batchrun.dashboard.page import Page, open_page
 from batchrun.dashboard.publisher import Publisher
+from batchrun.dashboard.rates import Rates
 from batchrun.dashboard.spread import SecondsTally
 from batchrun.events import (
     AttemptEnded,
@@ -701,35 +705,35 @@ class TestChunkMap:
 
 
 class TestOpening:
-    @pytest.mark.parametrize("checked", [True, False])
-    def test_a_page_is_made_in_a_thread_and_made_again_if_it_went_wrong_there(self, checked):
+    def test_a_page_is_made_in_a_thread_whose_checks_nobody_turns_off(self):
         here, made = threading.get_ident(), []
 
-        def fill(doc, checked=True):
+        def fill(doc):
             made.append(threading.get_ident())
-            with validate(checked):
-                open_page(Board(), None, {"prefix": "/"}, doc, pace=Pace())
+            open_page(Board(), None, {"prefix": "/"}, doc, pace=Pace())
 
-        async def opened(doc, fill):
-            ahead._fill = fill
-
+        async def opened(doc):
             async def give(func):
                 await func(doc)
 
-            await ahead.on_session_created(SimpleNamespace(with_locked_document=give))
+            await Ahead(fill).on_session_created(SimpleNamespace(with_locked_document=give))
 
-        ahead, first, second = Ahead(fill), Document(), Document()
-        run_apart(opened(first, fill))
-        assert first.roots == []  # nothing to compare it with yet
-        fill(first)
-        ahead.modify_document(first)
-        run_apart(opened(second, functools.partial(fill, checked=checked)))
-        assert made[-1] != here
-        assert bool(second.roots) == checked
-        fill(second)
-        assert len(second.roots) == 1
-        assert len(second.session_callbacks) == 1
-        assert second.to_json().content["roots"]
+        def looks(doc):
+            names = {}
+            text = json.dumps(doc.to_json().content, default=repr)
+            return re.sub('"p[0-9]+"', lambda id_: names.setdefault(id_.group(), f'"{len(names)}"'), text)
+
+        doc, usual, plain = Document(), sys.getswitchinterval(), Document()
+        fill(plain)
+        with validate(False):
+            run_apart(opened(doc))
+            assert Title(text=7).text == 7  # nothing is checked here
+        assert made[1] != here
+        assert sys.getswitchinterval() == usual
+        assert len(doc.roots) == len(doc.session_callbacks) == 1
+        fill(doc)  # as Bokeh has it, once the page is there
+        assert len(doc.roots) == len(doc.session_callbacks) == 1
+        assert looks(doc) == looks(plain)
 
 
 class TestPace:
@@ -753,6 +757,18 @@ class TestPace:
         now[0] += 1.5
         assert not pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
         now[0] += 0.5
+        assert pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
+
+    def test_parts_of_a_drawing_that_took_long_count_together(self):
+        pace, now = self.pace()
+        for _ in range(3):
+            with pace.drawing() as has_time:
+                assert has_time()
+                now[0] += 0.03
+                assert not has_time()
+        now[0] += 1.6
+        assert not pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
+        now[0] += 0.2
         assert pace.is_turn(drawn=0.0, looked=now[0] - 0.1)
 
     def test_while_the_loop_is_late_no_page_is_drawn(self):
@@ -834,6 +850,28 @@ class TestPage:
             now[0] += 0.1
             page.look()
         assert "second" in page._headline.text
+
+    def test_what_takes_long_to_draw_is_drawn_part_by_part(self, monkeypatch):
+        board, now, drawn = Board(), [0.0], []
+        board.take(message("a", chunks_planned=3, changed=packed({0: (2, 10, 1.0)})).as_dict())
+        for part in (ChunkMap, Rates, Durations):
+            plain = part.update
+
+            def update(self, view, plain=plain, name=part.__name__):
+                plain(self, view)
+                drawn.append(name)
+                now[0] += 0.03
+
+            monkeypatch.setattr(part, "update", update)
+        page, seen = Page(board, archive=lambda: None, pace=Pace(lambda: now[0])), []
+        for _ in range(4):
+            now[0] += 0.1
+            page.look()
+            seen.append(list(drawn))
+            drawn.clear()
+        assert seen == [["ChunkMap"], ["Rates"], ["Durations"], []]
+        assert page._full.visible
+        assert "1,000</b> rows in" in page._headline.text
 
     def test_rows_add_up_on_the_page(self):
         view = told(

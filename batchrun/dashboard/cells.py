@@ -79,15 +79,16 @@ class Cells:
             self._cell = np.full(len(state.codes), -1)
             self._cell[order] = np.arange(len(order)) // self.size
             state = state.of(order)
-        first = np.repeat(np.arange(cells) * (CUT + 1), self.size)[: len(order)]
-        codes = np.bincount(first + state.codes, minlength=cells * (CUT + 1))
-        self._codes: npt.NDArray[np.int64] = codes.reshape(cells, CUT + 1)
+        self._codes: npt.NDArray[np.int64] = np.zeros((cells, CUT + 1), np.int64)
         self.rows: npt.NDArray[np.int64] = np.zeros(cells, np.int64)
         """Input rows of the settled chunks."""
         self.seconds: npt.NDArray[np.float64] = np.zeros(cells)
         """Seconds of those together."""
         if cells:
             firsts = np.arange(0, len(order), self.size)
+            # Code by code: of a million chunks, fresh memory for larger numbers takes longer than to count.
+            for code in np.flatnonzero(np.bincount(state.codes)):
+                self._codes[:, code] = np.add.reduceat(state.codes == code, firsts, dtype=np.int64)
             self.rows = np.add.reduceat(state.rows, firsts)
             self.seconds = np.add.reduceat(state.seconds, firsts, dtype=np.float64)
         self.changed: npt.NDArray[np.int64] = np.full(cells, version)

@@ -1,69 +1,69 @@
 """Opening a page without holding up the loop that serves it.
 
-A page has some three hundred models. To make them, to put them into a document, to check that and to write it
-down takes Bokeh a second of work. But for the first page it is done in a thread before the browser gets its
-first answer; only what is shown of runs is put in afterwards, on the loop.
+A page has some three hundred models. To make them, to put them into a document, to check that and to write
+it down takes Bokeh a second of work. It is done in a thread before the browser gets its first answer; only
+what is shown of runs is put in afterwards, on the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import logging
-import re
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy.ma  # noqa: F401  Bokeh imports it with the first array that it sends
 from bokeh.application.handlers.handler import Handler
 
+from batchrun.bokeh_checks import checks_on
+
 __all__ = ["Ahead", "WrittenDown", "leave_lightly"]
 
-_log = logging.getLogger("batchrun.dashboard")
-_NAME = re.compile(r'"p[0-9]+"')
-_written: weakref.WeakKeyDictionary[Any, WrittenDown] = weakref.WeakKeyDictionary()
 _threads = ThreadPoolExecutor(1, "batchrun-page")
+_TURN: Final = 0.0005
+"""Seconds after which the thread lets the loop go on; Python's own are ten times as many."""
 
 
 class Ahead(Handler):  # type: ignore[misc]
-    """Fills the documents of an application in a thread, all but the first.
-
-    Dask turns Bokeh's checks of properties off for all threads at once while it draws, and what is made in
-    that moment may be wrong. So a document that does not look like the first one, which was made on the loop,
-    is made again there.
+    """Fills the documents of an application in a thread.
 
     Args:
-        fill: Fills an empty document and writes it down; also what the application does on the loop.
+        fill: Fills an empty document and writes it down.
     """
 
     def __init__(self, fill: Callable[[Any], object]) -> None:
         super().__init__()
         self._fill = fill
-        self._first: int | None = None
 
     async def on_session_created(self, session_context: Any) -> None:
         """Bokeh made a document, which nobody has yet."""
-        if self._first is not None:
-            await session_context.with_locked_document(self._fill_in_thread)
+        await session_context.with_locked_document(self._fill_in_thread)
 
     async def _fill_in_thread(self, doc: Any) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(_threads, self._fill, doc)
-        except Exception:  # of Bokeh, in such a moment
-            _log.debug("a page is made again", exc_info=True)
-        written = _written.get(doc)
-        if written is None or written.looks != self._first:
-            _empty(doc)
+        await asyncio.get_running_loop().run_in_executor(_threads, self._fill_here, doc)
+
+    def _fill_here(self, doc: Any) -> None:
+        with _letting_others_go_on(), checks_on():
+            self._fill(doc)
 
     def modify_document(self, doc: Any) -> None:
         """The document is filled by now."""
-        written = _written.get(doc)
-        if self._first is None and written is not None:
-            self._first = written.looks
+
+
+@contextmanager
+def _letting_others_go_on() -> Iterator[None]:
+    """Let the loop have its turn soon, which it gives up with each call of the system."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(usual, _TURN))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 class WrittenDown:
@@ -77,11 +77,8 @@ class WrittenDown:
         """Whether somebody has asked for the document."""
         self._doc = weakref.ref(doc)
         self._content = doc.to_json()
-        self.looks = _looks(self._content.content)
-        """The same for two documents that are alike."""
         doc.validate()
         doc.to_json, doc.validate = self._give, lambda: None
-        _written[doc] = self
 
     def _give(self, *, deferred: bool = True) -> Any:
         self.asked = True
@@ -90,23 +87,6 @@ class WrittenDown:
             return content
         del doc.to_json, self._content
         return content if deferred else doc.to_json(deferred=False)
-
-
-def _looks(content: Any) -> int:
-    """The same for two documents that differ in nothing but the names of their models."""
-    names: dict[str, str] = {}
-    text = json.dumps(content, default=repr)
-    return hash(_NAME.sub(lambda found: names.setdefault(found.group(), f'"{len(names)}"'), text))
-
-
-def _empty(doc: Any) -> None:
-    """Take back all that a document was filled with."""
-    for name in ("to_json", "validate", "destroy"):
-        doc.__dict__.pop(name, None)
-    for callback in doc.session_callbacks:
-        doc.remove_periodic_callback(callback)
-    doc.callbacks.js_event_callbacks.clear()
-    doc.clear()
 
 
 def leave_lightly(doc: Any) -> None:

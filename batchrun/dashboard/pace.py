@@ -15,6 +15,8 @@ _DRAW_EVERY: Final = 0.5
 """Seconds between two drawings of one page at least."""
 _SHARE: Final = 0.05
 """Of the loop's time, what all drawing together may take; sending takes about as much again."""
+_AT_ONCE: Final = 0.01
+"""Seconds after which the next part of a page is left for another turn of the loop."""
 _LONGEST: Final = 5.0
 """Seconds that pages wait at most for a loop that is late."""
 
@@ -39,12 +41,16 @@ class Pace:
         return now - drawn >= _DRAW_EVERY and now >= self._free_at
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Around the drawing of a page, which counts."""
+    def drawing(self) -> Iterator[Callable[[], bool]]:
+        """Around the drawing of a page or a part of it, which counts.
+
+        What it gives says whether there is time for another part, before others get their turn on the loop.
+        """
         began = self._clock()
-        yield
+        yield lambda: self._clock() - began < _AT_ONCE
         ended = self._clock()
-        self._free_at = ended + min((ended - began) * (1 / _SHARE - 1), _LONGEST)
+        rest = (ended - began) * (1 / _SHARE - 1)
+        self._free_at = min(max(self._free_at, ended) + rest, ended + _LONGEST)
 
     def now(self) -> float:
         """The time by which pages are drawn, in seconds."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ from bokeh.models import Div, InlineStyleSheet, NumericInput, Select
 from batchrun.dashboard import frame, panels, stories
 from batchrun.dashboard.actions import Actions
 from batchrun.dashboard.archive import Archive, RunLine, Work, offered
-from batchrun.dashboard.board import Board
+from batchrun.dashboard.board import Board, RunView
 from batchrun.dashboard.chunk_map import ChunkMap
 from batchrun.dashboard.durations import Durations
 from batchrun.dashboard.gaps import Gaps
@@ -91,6 +93,7 @@ class Page:
         self._clock = clock
         self._pace = Pace() if pace is None else pace
         self._drawn, self._looked = float("-inf"), self._pace.now()
+        self._due: deque[Callable[[], object]] = deque()
         self._archive = archive
         self._acts = acts
         self._shelf = Shelf(board, archive)
@@ -140,23 +143,44 @@ class Page:
 
     def look(self) -> None:
         """Bring the page up to date if it is its turn and somebody sees it; to be called several times a
-        second."""
+        second.
+
+        It is drawn part by part: what would hold up the loop for long is drawn at the looks that follow.
+        """
         looked, self._looked = self._looked, self._pace.now()
-        if frame.HIDDEN not in self.root.tags and self._pace.is_turn(self._drawn, looked):
-            self.update()
+        if frame.HIDDEN in self.root.tags:
+            return
+        if self._due:
+            self._draw_some()
+        elif self._pace.is_turn(self._drawn, looked):
+            self._begin()
+
+    def update(self) -> None:
+        """Bring all of the page up to date with the board and the archive."""
+        self._begin()
+        while self._due:
+            self._draw_some()
 
     def _shown(self, attribute: str, old: list[str], new: list[str]) -> None:
         """The tab was put behind another one, or is seen again."""
         if frame.HIDDEN not in new:
-            self.update()
+            self._begin()
 
-    def update(self) -> None:
-        """Bring the page up to date with the board and the archive."""
-        with self._pace.drawing():
-            self._update()
+    def _begin(self) -> None:
+        """Begin to bring the page up to date."""
+        self._due = deque([self._plan])
+        self._draw_some()
+
+    def _draw_some(self) -> None:
+        """Draw what is due, as far as there is time for it now."""
+        with self._pace.drawing() as has_time:
+            self._due.popleft()()
+            while self._due and has_time():
+                self._due.popleft()()
         self._drawn = self._pace.now()
 
-    def _update(self) -> None:
+    def _plan(self) -> None:
+        """See what there is to draw, and what is drawn after what."""
         now, archive = self._clock(), self._archive()
         listed = self._shelf.listed(now)
         run_id = self._selected(listed)
@@ -167,6 +191,18 @@ class Page:
         if run_id != self.run_id:
             self.run_id = run_id
             self.choose_chunk(None)
+        work = archive.work(run_id) if archive is not None else None
+        self._due += [
+            partial(self._tell, view, listed, now, archive),
+            partial(self._map.update, view),
+            partial(self._rates.update, view),
+            partial(self._durations.update, view),
+            partial(self._draw_work, view, archive, work),
+        ]
+
+    def _tell(self, view: RunView, listed: Sequence[RunLine], now: float, archive: Archive | None) -> None:
+        """What is said in words."""
+        run_id = self.run_id
         why = archive.why(run_id) if archive is not None else None
         self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now, why or "")
@@ -180,10 +216,9 @@ class Page:
         self._story.text = stories.story(archive, run_id, self.chunk)
         if self._acts and archive is not None and archive.acts:
             self._actions.update(run_id, RunState(view.message.state))
-        self._map.update(view)
-        self._rates.update(view)
-        self._durations.update(view)
-        work = archive.work(run_id) if archive is not None else None
+
+    def _draw_work(self, view: RunView, archive: Archive | None, work: Work | None) -> None:
+        """What solves came to, on which workers, with how much memory."""
         self._gaps.update(view, self._recorded(archive, work), self.chunk)
         self._lanes.update(work.bars if work is not None else None)
         self._workers.visible = self._memory.visible = archive is not None
@@ -233,7 +268,7 @@ class Page:
         if not self._filling:
             newest = self._shelf.listed(self._clock())[:1]
             self._wanted = "" if newest and newest[0].run_id == new else new
-            self.update()
+            self._begin()
 
     def choose_chunk(self, chunk: int | None) -> None:
         """Show what lies behind a chunk."""

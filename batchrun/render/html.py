@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrun.bokeh_checks import checks_on
 from batchrun.outcome import Outcome
 from batchrun.render.account import (
     StageAccount,
@@ -86,6 +87,7 @@ class Gauge:
     """The limit, in per cent of the bar; None if it has none."""
 
 
+@checks_on()
 def render_html(report: RunReport) -> str:
     """*report* as the text of one HTML page without external resources.
 
