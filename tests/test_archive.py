@@ -94,6 +94,23 @@ class TestErrands:
         errands.close()
         assert len(asked) == 2
 
+    def test_what_takes_long_to_find_is_asked_for_more_rarely(self) -> None:
+        now, asked = [0.0], []
+        errands = Errands("test", clock=lambda: now[0])
+
+        def ask() -> int:
+            asked.append(1)
+            now[0] += 1.0
+            return len(asked)
+
+        until(lambda: errands.latest("q", ask, every=2.0))
+        now[0] = 30.0
+        assert errands.latest("q", ask, every=2.0) == 1
+        now[0] = 31.5
+        assert until(lambda: errands.latest("q", ask, every=2.0) == 2)
+        errands.close()
+        assert len(asked) == 2
+
     def test_one_that_fails_keeps_the_answer_before_and_says_why(self) -> None:
         said: list[Exception | None] = []
         answers = iter([lambda: 1, lambda: 1 / 0])
@@ -164,7 +181,7 @@ class TestARunThatHasEnded:
 
     def test_tells_why_and_what_its_chunks_did(self, archive: StoreArchive) -> None:
         report = ran()
-        assert until(lambda: archive.why(report.run_id)) == report.why()
+        assert until(lambda: archive.why(report.run_id, "partial")) == report.why()
         [bad] = report.quarantined["batchrun_chunk"].unique()
         story = until(lambda: archive.story(report.run_id, int(bad)))
         assert story.why == report.why(int(bad))
@@ -274,7 +291,7 @@ class TestTheShelf:
                 super().__init__(store_url, run_id)
 
         monkeypatch.setattr("batchrun.archive.stored.RunReport", Slow)
-        until(lambda: archive.why(report.run_id))
+        until(lambda: archive.why(report.run_id, report.state))
         assert asked
         assert here not in asked
 
@@ -358,7 +375,7 @@ class Recorded:
 
     def runs(self) -> None: ...
     def view(self, run_id: str) -> None: ...
-    def why(self, run_id: str) -> None: ...
+    def why(self, run_id: str, state: str) -> None: ...
     def story(self, run_id: str, chunk: int) -> None: ...
     def work(self, run_id: str) -> None: ...
 

@@ -917,6 +917,13 @@ class TestPage:
         assert "7 waiting" in text
         assert "Slots on 3 workers" in text
 
+    def test_of_a_run_that_has_ended_no_use_of_slots_is_told(self):
+        slots = (("MEMORY", 8.0 * 2**30, 6.0 * 2**30, 0.0), ("HIGHMEM", 1.0, 1.0, 7.0))
+        text = panels.slots(message(slots=slots, state="cancelled"))
+        assert "8 GiB</span>" in text
+        assert "in use" not in text
+        assert "waiting" not in text
+
     def test_a_tag_that_no_worker_has_is_drawn_all_the_same(self):
         text = panels.slots(message(slots=(("GPU", 0.0, 0.0, 2.0),)))
         assert "0 of 0 in use" in text

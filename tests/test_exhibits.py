@@ -206,9 +206,7 @@ class TestFigures:
         with validate(False):
             made = Exhibits.made(charts, "test")
             assert Title(text=7).text == 7  # nothing is checked here
-        shown = made["Figure"]
-        assert shown.title.text == "A title"
-        assert shown.renderers[0].glyph.fill_color == "kind"
+        assert made["Figure"].title.text == "A title"
         drawn = json.dumps(made.entries[0].document)
         assert '"fill_color": {"type": "field", "field": "kind"}' in drawn
 

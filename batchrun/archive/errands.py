@@ -13,6 +13,10 @@ __all__ = ["Errands"]
 
 Found = TypeVar("Found")
 
+REST = 30
+"""Times as long as it took to find an answer, it is good for at least."""
+LONGEST = 60.0
+"""Seconds that it is good for at most on that account."""
 FORGOTTEN_AFTER = 60.0
 """Seconds after which an answer that nobody asks for is let go."""
 
@@ -22,6 +26,8 @@ class _Answer:
     value: Any = None
     found_at: float = float("-inf")
     """When it was found."""
+    took: float = 0.0
+    """Seconds that it took to find it."""
     wanted_at: float = float("-inf")
     """When somebody asked for it last."""
     asked: bool = False
@@ -56,13 +62,15 @@ class Errands:
     def latest(self, question: Hashable, ask: Callable[[], Found], *, every: float) -> Found | None:
         """The latest answer to *question*; None before the first.
 
-        *ask* is called in another thread if that answer is older than *every* seconds.
+        *ask* is called in another thread if that answer is older than *every* seconds; more rarely, if it
+        takes long, so that no question keeps a processor busy.
         """
         now = self._clock()
         with self._lock:
             answer = self._answers.setdefault(question, _Answer())
             answer.wanted_at = now
-            if not answer.asked and not self._closed and now - answer.found_at >= every:
+            good_for = max(every, min(LONGEST, REST * answer.took))
+            if not answer.asked and not self._closed and now - answer.found_at >= good_for:
                 answer.asked = True
                 self._pool.submit(self._find, answer, ask)
             self._forget(now)
@@ -82,12 +90,14 @@ class Errands:
         self._pool.shutdown(cancel_futures=True)
 
     def _find(self, answer: _Answer, ask: Callable[[], Any]) -> None:
+        began = self._clock()
         try:
             value, error = ask(), None
         except Exception as raised:
             value, error = answer.value, raised
         with self._lock:
             answer.value, answer.found_at, answer.asked = value, self._clock(), False
+            answer.took = 0.0 if error else answer.found_at - began
         self._failed(error)
 
     def _do(self, act: Callable[[], object]) -> None:

@@ -31,14 +31,14 @@ LISTED = 50
 """Runs that have ended, in the list."""
 LIST_EVERY = 2.0
 """Seconds between two looks at the list."""
-WHY_EVERY = 5.0
-"""Seconds between two questions why a run stands as it does; they may read many attempts."""
-WORK_EVERY = 5.0
-"""Seconds between two looks at what workers did."""
+WHY_EVERY = 1.0
+"""Seconds between two questions why a run stands as it does, at least."""
+WORK_EVERY = 2.0
+"""Seconds between two looks at what workers did, at least."""
 ATTEMPTS = 3_000
 """Attempts that are drawn, those that were recorded last."""
-STORY_EVERY = 3.0
-"""Seconds between two looks at a chunk."""
+STORY_EVERY = 1.0
+"""Seconds between two looks at a chunk, at least."""
 LOG = 8 * 2**10
 """Characters of a chunk's log."""
 TRACEBACK = 4 * 2**10
@@ -87,9 +87,9 @@ class StoreArchive:
                 follower = self._followed[run_id] = Follower(self._store_url, run_id, self._failed)
         return follower.view()
 
-    def why(self, run_id: str) -> str | None:
-        """Why a run stands as it does."""
-        question = ("why", run_id)
+    def why(self, run_id: str, state: str) -> str | None:
+        """Why a run stands as it does; what was so in another state is no answer."""
+        question = ("why", run_id, state)
         return self._errands.latest(
             question, lambda: RunReport(self._store_url, run_id).why(), every=WHY_EVERY
         )

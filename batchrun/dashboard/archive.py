@@ -121,8 +121,8 @@ class Archive(Protocol):
     def view(self, run_id: str) -> RunView | None:
         """A run as the page draws it; it is followed as long as somebody asks."""
 
-    def why(self, run_id: str) -> str | None:
-        """Why a run stands as it does."""
+    def why(self, run_id: str, state: str) -> str | None:
+        """Why a run stands as it does, which is in *state*."""
 
     def story(self, run_id: str, chunk: int) -> ChunkStory | None:
         """What lies behind one chunk."""

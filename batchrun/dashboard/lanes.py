@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bokeh.models import ColumnDataSource, FixedTicker, InlineStyleSheet, Range1d
+from bokeh.models import ColumnDataSource, CustomJSTickFormatter, FixedTicker, InlineStyleSheet, Range1d
 
 from batchrun.dashboard.chart import Chart
 from batchrun.dashboard.difference import send_difference
 from batchrun.dashboard.looks import elapsed_axis, hover, quietly
 from batchrun.outcome import Outcome
-from batchrun.render.timeline import bars_of, columns_of, lane_labels
+from batchrun.render.timeline import bars_of, columns_of, lane_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,10 @@ _AXIS_HEIGHT: Final = 30
 _SHORTEST: Final = 5.0
 """Seconds that the axis shows at least."""
 _COLUMNS: Final = ("left", "right", "top", "bottom", "what", "outcome", "took", "more", "color")
+_NAME: Final = """\
+const lane = names.data.at.indexOf(tick)
+return lane < 0 ? "" : names.data.name[lane]
+"""
 _UNKNOWN: Final = "Nothing is known of attempts yet."
 _COLOR: Final = {outcome.value: outcome.color for outcome in Outcome}
 
@@ -65,6 +69,7 @@ class Lanes(Chart):
         super().__init__(css, _LEAST_HEIGHT + _AXIS_HEIGHT, "Attempts by worker over time", **ranges)
         self._shown: LaneBars | None = None
         self._source = ColumnDataSource({name: [] for name in _COLUMNS})
+        self._names = ColumnDataSource({"at": [], "name": []})
         self._draw()
 
     def _draw(self) -> None:
@@ -84,6 +89,8 @@ class Lanes(Chart):
         hover(plot, bars, [("", "what"), ("outcome", "outcome"), ("took", "took"), ("", "more")])
         elapsed_axis(plot)
         plot.yaxis.ticker = FixedTicker(ticks=[])
+        # Not as overrides: these would have to be models, for which Bokeh goes through all that the page has.
+        plot.yaxis.formatter = CustomJSTickFormatter(args={"names": self._names}, code=_NAME)
         plot.ygrid.grid_line_color = None
 
     def update(self, bars: LaneBars | None) -> None:
@@ -103,10 +110,6 @@ class Lanes(Chart):
         height = sum(count for _, count in lanes)
         self.figure.y_range.start = height
         self.figure.height = max(_LEAST_HEIGHT, _LANE_HEIGHT * height) + _AXIS_HEIGHT
-        labels = lane_labels(lanes)
-        axis = self.figure.yaxis[0]
-        if {at: label.text for at, label in axis.major_label_overrides.items()} != {
-            at: label.text for at, label in labels.items()
-        }:
-            axis.ticker.ticks = list(labels)
-            axis.major_label_overrides = labels
+        names = lane_names(lanes)
+        send_difference(self._names, {"at": list(names), "name": list(names.values())})
+        self.figure.yaxis[0].ticker.ticks = list(names)

@@ -203,7 +203,7 @@ class Page:
     def _tell(self, view: RunView, listed: Sequence[RunLine], now: float, archive: Archive | None) -> None:
         """What is said in words."""
         run_id = self.run_id
-        why = archive.why(run_id) if archive is not None else None
+        why = archive.why(run_id, view.message.state) if archive is not None else None
         self._spoken.text = panels.spoken(view)
         self._headline.text = panels.headline(view, now, why or "")
         self._which.text = panels.which(view, len(listed), self._trouble(archive))

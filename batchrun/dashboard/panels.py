@@ -150,11 +150,24 @@ def _swatch(kind: str, symbol: str, color: str = "", ink: str = "") -> str:
 
 
 def slots(message: Message) -> str:
-    """Supply and demand by tag: what is used, what there is, and what waits beyond it."""
+    """Supply and demand by tag: what is used, what there is, and what waits beyond it.
+
+    Of a run that has ended, what there was: nobody tells of its workers any more.
+    """
     workers = f"{message.workers:,} worker{'' if message.workers == 1 else 's'}"
-    lines = "".join(_slot_line(*slot) for slot in message.slots)
+    lines = "".join(
+        _supply_line(tag, capacity) if message.ended else _slot_line(tag, capacity, used, waiting)
+        for tag, capacity, used, waiting in message.slots
+    )
     lines = lines or '<p class="quiet">Nothing is known of the slots yet.</p>'
     return f'<div class="b"><h2>Slots on {workers}</h2>{lines}</div>'
+
+
+def _supply_line(tag: str, capacity: float) -> str:
+    return (
+        f'<div class="slot line num"><span class="clip tag">{escape(tag)}</span>'
+        f"<span>{_amount(tag, capacity)}</span></div>"
+    )
 
 
 def _slot_line(tag: str, capacity: float, used: float, waiting: float) -> str:

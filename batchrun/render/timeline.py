@@ -27,7 +27,7 @@ __all__ = [
     "bars_of",
     "columns_of",
     "embedded",
-    "lane_labels",
+    "lane_names",
     "natural",
     "quiet",
     "time_scale",
@@ -219,7 +219,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
     """The Bokeh figure."""
-    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Range1d
+    from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, PlainText, Range1d
     from bokeh.plotting import figure
 
     height = sum(count for _, count in lanes)
@@ -252,9 +252,10 @@ def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
                 line_width=0.8,
                 legend_label=outcome.value.replace("_", " "),
             )
-    labels = lane_labels(lanes)
-    plot.yaxis.ticker = FixedTicker(ticks=list(labels))
-    plot.yaxis.major_label_overrides = labels
+    names = lane_names(lanes)
+    plot.yaxis.ticker = FixedTicker(ticks=list(names))
+    # Not plain strings: Bokeh would fetch a formula renderer for one between dollar signs.
+    plot.yaxis.major_label_overrides = {at: PlainText(text=name) for at, name in names.items()}
     plot.add_tools(
         HoverTool(tooltips=[("", "@what"), ("outcome", "@outcome"), ("took", "@took"), ("", "@more")])
     )
@@ -262,17 +263,13 @@ def _figure(bars: pd.DataFrame, lanes: Sequence[tuple[str, int]]) -> Any:
     return plot
 
 
-def lane_labels(lanes: Sequence[tuple[str, int]]) -> dict[float, Any]:
-    """The name of each worker as a label of the axis, by the middle of its lanes."""
-    from bokeh.models import PlainText
-
-    labels, top = {}, 0
+def lane_names(lanes: Sequence[tuple[str, int]]) -> dict[float, str]:
+    """The name of each worker as far as there is room for it, by the middle of its lanes."""
+    names, top = {}, 0
     for worker, count in lanes:
-        text = worker if len(worker) <= LABEL else worker[: LABEL - 1] + "…"
-        # Not a plain string: Bokeh would fetch a formula renderer for one between dollar signs.
-        labels[top + count / 2] = PlainText(text=text)
+        names[top + count / 2] = worker if len(worker) <= LABEL else worker[: LABEL - 1] + "…"
         top += count
-    return labels
+    return names
 
 
 def columns_of(bars: pd.DataFrame, scale: float) -> dict[str, Any]:
