@@ -8,15 +8,19 @@ is the name of a column instead of what is in it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 __all__ = ["checks_on"]
 
 
 class _Here(threading.local):
-    on = False
+    """What is so in this thread."""
+
+    on: bool | None = None
+    """Whether Bokeh checks; None where the switch of the process counts."""
 
 
 _here = _Here()
@@ -24,7 +28,7 @@ _here = _Here()
 
 @contextmanager
 def checks_on() -> Iterator[None]:
-    """Let Bokeh convert and check what this thread gives its models meanwhile, whatever others do."""
+    """Give this thread a switch of its own meanwhile, which is on until this thread turns it off."""
     _install()
     before, _here.on = _here.on, True
     try:
@@ -35,13 +39,30 @@ def checks_on() -> Iterator[None]:
 
 @cache
 def _install() -> None:
-    """Let Bokeh ask us too; it asks this function of its own before each check, and nothing else does."""
-    from bokeh.core.property import bases
+    """Let Bokeh's switch be that of the running thread, where it has one.
 
-    plain: Callable[[], bool] = bases.validation_on
+    Bokeh asks ``validation_on`` before each check, and turns the switch with ``validate``, also while it
+    makes a class of models.
+    """
+    from bokeh.core.property import bases, validation
+
+    of_all, validate = bases.validation_on, validation.validate
+    turn_all, turn_all_back = validate.__init__, validate.__exit__
 
     def validation_on() -> bool:
-        """Whether the running thread is to check."""
-        return _here.on or plain()
+        return of_all() if _here.on is None else _here.on
+
+    def turn(self: Any, value: bool) -> None:
+        if _here.on is None:
+            turn_all(self, value)
+        else:
+            self.old, _here.on = _here.on, value
+
+    def turn_back(self: Any, *raised: Any) -> None:
+        if _here.on is None:
+            turn_all_back(self, *raised)
+        else:
+            _here.on = self.old
 
     bases.validation_on = validation_on
+    validate.__init__, validate.__exit__ = turn, turn_back

@@ -99,7 +99,7 @@ class ChunkMap:
             outline_line_color=None,
             background_fill_color=None,
             border_fill_color=None,
-            min_border=0,
+            min_border=1,  # in the first row of pixels Bokeh leaves traces of what it drew before
             margin=(0, 0, 0, 0),
             **frame.attributes(
                 role="application",

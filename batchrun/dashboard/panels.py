@@ -165,8 +165,8 @@ def slots(message: Message) -> str:
 
 def _supply_line(tag: str, capacity: float) -> str:
     return (
-        f'<div class="slot line num"><span class="clip tag">{escape(tag)}</span>'
-        f"<span>{_amount(tag, capacity)}</span></div>"
+        f'<div class="slot"><div class="line num"><span class="clip tag">{escape(tag)}</span>'
+        f"<span>{_amount(tag, capacity)}</span></div></div>"
     )
 
 
@@ -198,11 +198,15 @@ def _amount(tag: str, amount: float) -> str:
     return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"
 
 
+_NOTHING_RUNS_LONG: Final = "No chunk has run long enough to show, or said something."
+
+
 def running(view: RunView, now: float) -> str:
     """Chunks that run and have something to show: how far they are, and what they say."""
     passed = 0.0 if view.message.ended else max(0.0, now - view.running_heard)
     lines = [_running_line(line, passed) for line in view.running]
-    return _list("running", lines, "No chunk has run long enough to show, or said something.")
+    none = "No chunk runs: the run has ended." if view.message.ended else _NOTHING_RUNS_LONG
+    return _list("running", lines, none)
 
 
 def _running_line(line: RunningLine, passed: float) -> str:
