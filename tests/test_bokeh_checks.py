@@ -56,9 +56,9 @@ def test_bokeh_can_be_loaded_and_classes_of_models_be_made_meanwhile() -> None:
     code = """
 from batchrun.bokeh_checks import checks_on
 with checks_on():
-    import bokeh.models, bokeh.plotting
+    import bokeh.core.properties, bokeh.model, bokeh.models, bokeh.plotting
     bokeh.plotting.figure(title="A title")
-    class Named(bokeh.models.Model):
+    class Named(bokeh.model.Model):
         name_of_it = bokeh.core.properties.String("it")
     assert Named().name_of_it == "it"
 """
