@@ -329,10 +329,11 @@ class RunReport:
     def exhibits(self) -> Exhibits:
         """The figures and tables that the pipeline adds to the report, by title: Bokeh models and frames.
 
-        None unless the run succeeded or is partial, and its pipeline has a ``report``.
+        None unless the pipeline has a ``report`` and the run succeeded, is partial, or was cancelled when some
+        rows were solved.
         """
-        ended_well = self.state in (RunState.SUCCEEDED, RunState.PARTIAL)
-        return Exhibits.read(self._files.exhibits) if ended_well else Exhibits()
+        shown = self.state in (RunState.SUCCEEDED, RunState.PARTIAL, RunState.CANCELLED)
+        return Exhibits.read(self._files.exhibits) if shown else Exhibits()
 
     @property
     def quarantined(self) -> pd.DataFrame:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,6 +47,9 @@ from batchrun.store.records import SettledChunks
 from batchrun.store.runs import RunStore
 from batchrun.store.writer import RunWriter
 from batchrun.worker.program import pickle_program
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Session"]
 
@@ -131,6 +136,8 @@ class Session:
             **kept,
         )
         insist(reopen, self.settings.store_timeout)
+        if self.rerun is not None and self.pipeline.report is not None:  # else old ones could outlive it
+            insist(lambda: files.remove(self.folder.exhibits), self.settings.store_timeout)
         self._tell_started()
         interrupted: BaseException | None = None
         error: ErrorRecord | None = None
@@ -155,6 +162,9 @@ class Session:
             state = RunState.FAILED if error else state
         if state in (RunState.SUCCEEDED, RunState.PARTIAL):
             self._exhibit(combined)
+        elif state is RunState.CANCELLED and runner.recorder.rows["rows_solved"]:
+            with contextlib.suppress(KeyboardInterrupt):  # of somebody who does not want to wait for figures
+                self._exhibit(combined)
         self._end(runner, started, state, error, combined)
         if interrupted is not None:
             given = "" if self.pipeline.target else ", pipeline=..."  # of a notebook, it cannot be imported
@@ -255,27 +265,36 @@ class Session:
 
     def _combine(self) -> tuple[str | None, ErrorRecord | None]:
         """Let the pipeline combine the parts; an error in it loses none of them."""
-        signature = self.pipeline.combine_signature
-        if signature is None or self.pipeline.combine is None:
+        if self.pipeline.combine is None:
             return None, None
         parts = self._parts()
         if not len(parts):
             return None, None
         try:
-            frame = self.pipeline.combine(parts.parts(signature.kind), **self.bound.combine)
-            table = to_table(frame, owner=f"combine of `{self.pipeline.name}`")
+            table = self._table_of(parts)
         except Exception as error:
             return None, ErrorRecord.of(error)
         return write_table(table, self.folder.combined).path, None
 
+    def _table_of(self, parts: ResultSet) -> pa.Table:
+        """The results of some chunks as one table, combined if the pipeline says how."""
+        combine, signature = self.pipeline.combine, self.pipeline.combine_signature
+        if combine is None or signature is None:
+            return parts.to_table()
+        frame = combine(parts.parts(signature.kind), **self.bound.combine)
+        return to_table(frame, owner=f"combine of `{self.pipeline.name}`")
+
     def _exhibit(self, combined: str | None) -> None:
-        """Let the pipeline add figures and tables to the report; an error in it is told there."""
+        """Let the pipeline add figures and tables to the report; an error in it is told there.
+
+        Of a run that was cancelled they show what was solved, which is combined for them alone.
+        """
         function, signature = self.pipeline.report, self.pipeline.report_signature
         if function is None or signature is None:
             return
 
         def make() -> object:
-            table = read_stored(combined) if combined else self._parts().to_table()
+            table = read_stored(combined) if combined else self._table_of(self._parts())
             return function(to_frame(table, signature.kind), **self.bound.report)
 
         exhibits = Exhibits.made(make, f"report of `{self.pipeline.name}`")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,20 @@ from bokeh.models import ColumnDataSource, LinearColorMapper, Title
 from bokeh.plotting import curdoc, figure
 from bokeh.transform import transform
 
-from batchrun import Pipeline, RetryPolicy, RunReport, Stage, by_rows, requeue_run, run_pipeline
+from batchrun import (
+    Pipeline,
+    RetryPolicy,
+    RunReport,
+    Stage,
+    by_rows,
+    open_report,
+    requeue_run,
+    resume_run,
+    run_pipeline,
+)
 from batchrun.definition import pipeline
-from batchrun.errors import ParameterError, PipelineError, StoreError
+from batchrun.errors import ParameterError, PipelineError, RunInterrupted, StoreError
+from batchrun.events import AttemptEnded
 from batchrun.exhibits import Exhibit, Exhibits
 from batchrun.render.exhibits import adapt, shown_exhibits
 from batchrun.render.native_charts import NativeChart, NativeTiles, native_charts
@@ -172,6 +184,56 @@ class TestWhatCanGoWrong:
         mended.touch()
         again = requeue_run(first.run_id, pipeline=pipe, cluster="inline", progress=False)
         assert (again.state, again.exhibits["Rows"]["rows"].tolist()) == ("succeeded", [5])
+
+    @pytest.mark.parametrize("combines", [False, True])
+    def test_of_a_run_that_was_stopped_they_show_what_was_solved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, combines: bool
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        pipe = Pipeline(
+            "stopped",
+            split=by_rows(2),
+            stages=[double],
+            combine=(lambda parts: pd.DataFrame({"x": [sum(part["x"].sum() for part in parts)]}))
+            if combines
+            else None,
+            report=lambda results: {"X": results},
+        )
+
+        def interrupt(event: object) -> None:
+            if isinstance(event, AttemptEnded):
+                signal.raise_signal(signal.SIGINT)
+
+        table = pd.DataFrame({"x": range(6)})
+        with pytest.raises(RunInterrupted):
+            run_pipeline(pipe, table, cluster="inline", progress=False, observers=[interrupt])
+        stopped = open_report("last")
+        assert (stopped.state, stopped.rows_solved) == ("cancelled", 2)
+        assert stopped.exhibits["X"]["x"].tolist() == ([2] if combines else [0, 2])
+        assert stopped.record.combined is None
+        resumed = resume_run("last", pipeline=pipe, cluster="inline", progress=False)
+        assert resumed.exhibits["X"]["x"].tolist() == ([30] if combines else [0, 2, 4, 6, 8, 10])
+
+    def test_who_does_not_wait_for_them_has_none_and_the_run_ends(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+
+        def charts(results: pd.DataFrame) -> dict[str, Any]:
+            raise KeyboardInterrupt
+
+        def interrupt(event: object) -> None:
+            if isinstance(event, AttemptEnded):
+                signal.raise_signal(signal.SIGINT)
+
+        pipe = Pipeline("stopped", split=by_rows(2), stages=[double], report=charts)
+        with pytest.raises(RunInterrupted):
+            run_pipeline(
+                pipe, pd.DataFrame({"x": range(6)}), cluster="inline", progress=False, observers=[interrupt]
+            )
+        stopped = open_report("last")
+        assert stopped.state == "cancelled"
+        assert list(stopped.exhibits) == []
 
     def test_what_a_later_version_wrote_is_refused(self, tmp_path: Path):
         path = tmp_path / "exhibits.json"

@@ -1,28 +1,19 @@
-"""The attempts of one task as they end, the answers they published, and what is told of them meanwhile."""
+"""The attempts of one task as they end, and the answers they published."""
 
 from __future__ import annotations
 
 import itertools
-import logging
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from batchrun.data.table import Inline, Stored
 from batchrun.outcome import Attempt, Cause, ErrorRecord, Incumbent, Outcome
-from batchrun.status import TaskStatus
 from batchrun.worker.leg import StageEnd
 from batchrun.worker.task import Task, TaskResult
 
-__all__ = ["History", "Ledger", "Reporter"]
+__all__ = ["History", "Ledger"]
 
 MOST_INCUMBENTS = 500
 """Answers that the record of an attempt holds at most."""
-REPORT_EVERY = 0.5
-"""Seconds between two statuses of a task at least."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,38 +143,3 @@ def _thinned(points: list[Incumbent], most: int) -> list[Incumbent]:
     if len(changed) > room:
         changed = [changed[number * len(changed) // room] for number in range(room)]
     return [points[0], *changed, points[-1]]
-
-
-class Reporter:
-    """Tells whoever watches how a task is doing: not too often, and never with an error for the task."""
-
-    def __init__(self, report: Callable[[TaskStatus], None] | None, *, every: float = REPORT_EVERY) -> None:
-        self._report = report
-        self._every = every
-        self._lock = threading.Lock()
-        self._last = time.monotonic()
-
-    @property
-    def idle(self) -> float:
-        """Seconds since the last status."""
-        return time.monotonic() - self._last
-
-    def due(self) -> bool:
-        """Whether a status may be told now; if so, this is taken for the time of it."""
-        if self._report is None:
-            return False
-        with self._lock:
-            now = time.monotonic()
-            if now - self._last < self._every:
-                return False
-            self._last = now
-        return True
-
-    def tell(self, status: TaskStatus) -> None:
-        """Tell a status, after `due` allowed it."""
-        if self._report is None:
-            return
-        try:
-            self._report(status)
-        except Exception:
-            _log.debug("a status could not be told", exc_info=True)

@@ -16,7 +16,8 @@ from batchrun.data.table import Inline, Slice, Stored, TableRef, encode
 from batchrun.outcome import ErrorRecord, SolvedAttempts
 from batchrun.resources import Demand
 from batchrun.status import TaskStatus
-from batchrun.worker.ledger import Ledger, Reporter
+from batchrun.worker.ledger import Ledger
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd, load_steps, run_leg
 from batchrun.worker.merge import cut, merge
 from batchrun.worker.program import Step, load_program

@@ -15,7 +15,8 @@ from batchrun.resources import format_seconds
 from batchrun.status import TaskStatus
 from batchrun.worker import memory, messages
 from batchrun.worker.children import pool, retire
-from batchrun.worker.ledger import Ledger, Reporter
+from batchrun.worker.ledger import Ledger
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd
 from batchrun.worker.process import Broken, Child, died, wait_until_dead
 from batchrun.worker.running import Ticket

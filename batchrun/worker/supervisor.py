@@ -15,7 +15,8 @@ from batchrun.data.table import Inline, Stored, TableRef, decode
 from batchrun.outcome import ErrorRecord, Outcome
 from batchrun.status import TaskStatus
 from batchrun.worker.children import pool
-from batchrun.worker.ledger import Ledger, Reporter
+from batchrun.worker.ledger import Ledger
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd
 from batchrun.worker.running import Ticket
 from batchrun.worker.sitting import Continue, Over, Sitting, Unstarted

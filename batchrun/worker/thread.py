@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from batchrun.data.load import preload
@@ -15,7 +15,8 @@ from batchrun.outcome import Cause, ErrorRecord, Incumbent, Outcome
 from batchrun.status import TaskStatus
 from batchrun.worker.capture import HeadTail, chunk_logger
 from batchrun.worker.incumbent import check_incumbent
-from batchrun.worker.ledger import History, Ledger, Reporter
+from batchrun.worker.ledger import History, Ledger
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd, load_steps, run_leg
 from batchrun.worker.program import Step, load_program
 from batchrun.worker.running import Ticket
@@ -90,6 +91,7 @@ class ThreadHost:
         return self._listener.seen
 
     def end(self, ended: StageEnd) -> None:
+        self._reporter.forget()
         stop = self._ticket.stop
         unwanted = stop is not None and (not stop.keep_best or not ended.outcome.solved)
         if unwanted and ended.outcome is not Outcome.SUCCEEDED:
@@ -106,21 +108,20 @@ class ThreadHost:
         self._text.add(text.encode(errors="replace"))
 
     def tell(self, listener: _ThreadListener) -> None:
-        """Tell how it is going, if it is time."""
-        if not self._reporter.due():
-            return
+        """Tell how it is going, as soon as it is time."""
+        self._reporter.offer(partial(self._status, listener))
+
+    def _status(self, listener: _ThreadListener) -> TaskStatus:
         best = listener.history.last
-        self._reporter.tell(
-            TaskStatus(
-                self._task.key,
-                listener.limits.stage,
-                listener.seconds,
-                *listener.progress_said,
-                objective=best.objective if best else None,
-                bound=best.bound if best else None,
-                log=self._text.news(),
-                chunk=self._task.chunk,
-            )
+        return TaskStatus(
+            self._task.key,
+            listener.limits.stage,
+            listener.seconds,
+            *listener.progress_said,
+            objective=best.objective if best else None,
+            bound=best.bound if best else None,
+            log=self._text.news(),
+            chunk=self._task.chunk,
         )
 
 
