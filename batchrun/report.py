@@ -329,8 +329,8 @@ class RunReport:
     def exhibits(self) -> Exhibits:
         """The figures and tables that the pipeline adds to the report, by title: Bokeh models and frames.
 
-        None unless the pipeline has a ``report`` and the run succeeded, is partial, or was cancelled when some
-        rows were solved.
+        None unless the pipeline has a ``report`` and the run succeeded, is partial, or was cancelled when it
+        had solved some rows.
         """
         shown = self.state in (RunState.SUCCEEDED, RunState.PARTIAL, RunState.CANCELLED)
         return Exhibits.read(self._files.exhibits) if shown else Exhibits()

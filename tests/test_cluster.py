@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
+import numpy as np
 import psutil
 import pytest
 from distributed import Client
@@ -364,6 +366,38 @@ def test_a_process_that_the_user_starts_is_prepared_as_python_does_it(tmp_path: 
             key for key in before("mine") if key.startswith("init_main")
         }
     assert multiprocessing.spawn.get_preparation_data is before
+
+
+def test_workers_are_forked_from_a_process_that_has_loaded_all_and_still_are_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tells() -> tuple[float, float, str | None, bool]:
+        import random
+
+        loaded = "pandas" in sys.modules
+        return random.random(), np.random.random(), os.environ.get("TOLD_TO_WORKERS"), loaded
+
+    method = dask.config.get("distributed.worker.multiprocessing-method")
+    for value in ("one", "two"):
+        monkeypatch.setenv("TOLD_TO_WORKERS", value)
+        with start_local(settings_of(tmp_path, SMALL.replace("count: 1", "count: 2"))) as connection:
+            parents = set(connection.client.run(os.getppid).values())
+            first, second = connection.client.run(tells).values()
+        assert first[0] != second[0]
+        assert first[1] != second[1]
+        assert first[2] == second[2] == value
+        if sys.platform == "linux":
+            assert len(parents - {os.getpid()}) == 1
+            assert first[3]
+    assert dask.config.get("distributed.worker.multiprocessing-method") == method
+
+
+def test_workers_are_spawned_where_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "spawn")
+    with start_local(settings_of(tmp_path)) as connection:
+        assert set(connection.client.run(os.getppid).values()) == {os.getpid()}
 
 
 def test_a_worker_is_described_by_what_it_has() -> None:

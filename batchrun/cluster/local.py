@@ -21,7 +21,7 @@ from distributed.deploy.cluster import Cluster
 from tornado.ioloop import PeriodicCallback
 
 from batchrun.cluster.connection import Connection, close_client, dashboard_of, list_workers, silence
-from batchrun.cluster.spawning import keep_main_out, let_main_in
+from batchrun.cluster.spawning import begin_to_start_workers, environment, start_no_more_workers
 from batchrun.config import LocalSettings, WorkerGroup
 from batchrun.errors import ClusterError, UsageError
 from batchrun.resources import MEMORY, Worker, format_seconds, summarize_workers
@@ -206,7 +206,7 @@ class _Warm:
         while self.spare:
             close_client(self.spare.pop())
         _close_quietly(self.client, self.cluster)
-        let_main_in()
+        start_no_more_workers()
 
 
 _warm: dict[tuple[int, str], _Warm] = {}
@@ -225,7 +225,7 @@ def _start(settings: Settings) -> _Warm:
         for number in range(shape.count)
     }
     client = cluster = None
-    keep_main_out()
+    begin_to_start_workers()
     try:
         with dask.config.set(_SCHEDULER_CONFIG):
             cluster = _start_deaf_to_interrupts(scheduler, workers)
@@ -234,7 +234,7 @@ def _start(settings: Settings) -> _Warm:
         cluster.sync(cluster.guard)
     except BaseException as error:
         _close_quietly(client, cluster)
-        let_main_in()
+        start_no_more_workers()
         if not isinstance(error, Exception):
             raise
         raise ClusterError(
@@ -260,6 +260,7 @@ def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
         "nthreads": group.threads,
         "memory_limit": group.memory,
         "resources": {**group.resources, MEMORY: group.memory},
+        "env": environment(),
         "dashboard": False,
         "dashboard_address": f"{_LOOPBACK}:0",
         "preload": ["batchrun.worker.tether"],

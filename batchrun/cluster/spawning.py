@@ -1,43 +1,87 @@
-"""Worker processes that do not run the user's script again.
+"""How the worker processes of a local cluster are started.
 
-Python starts a fresh process by importing the main script in it once more, so that what is pickled by
-reference can be found. Workers need none of that: the code of a run travels by value. A script would be read
-again by every worker, at its full cost, and one that starts a run without a main guard would start it again,
-which ends in a traceback from each worker.
+**From a process that has loaded what they need.** A fresh interpreter takes three seconds of a processor
+until it is a worker, most of it to load Dask, pandas and Arrow: for every worker, and again for each that
+was lost. So on Linux they are forked by Python's fork server, which loads all that once, runs nothing, and
+has nothing of the driver in it. Elsewhere, and where Dask's configuration says otherwise, each is spawned by
+itself.
 
-Python has no switch for this, so while a local cluster is open the function that says what a new process is
-told is wrapped, for worker processes of Dask alone.
+**Without the user's script.** Python starts a process by importing the main script in it once more, so that
+what is pickled by reference can be found. Workers need none of that: the code of a run travels by value. A
+script would be read again by every worker, at its full cost, and one that starts a run without a main guard
+would start it again, which ends in a traceback from each worker. Python has no switch for this, so while a
+local cluster is open the function that says what a new process is told is wrapped, for worker processes of
+Dask alone.
 """
 
 from __future__ import annotations
 
 import multiprocessing.spawn
+import os
+import sys
 import threading
 from typing import Any
 
-__all__ = ["keep_main_out", "let_main_in"]
+import dask
+import distributed.utils
+
+__all__ = ["begin_to_start_workers", "environment", "start_no_more_workers"]
 
 _WORKER_NAME = "Dask Worker process"
+_METHOD = "distributed.worker.multiprocessing-method"
+_LOADED = (
+    "distributed.nanny",
+    "distributed.worker",
+    "pandas",
+    "pyarrow.parquet",
+    "batchrun.cluster.entry",
+    "batchrun.worker.pack",
+    "batchrun.worker.tether",
+)
+"""What every worker needs. None of it begins a thread that would be missed after a fork."""
 _lock = threading.Lock()
 _open = 0
+_before: Any = None
 _original = multiprocessing.spawn.get_preparation_data
 
 
-def keep_main_out() -> None:
-    """From now on workers start without the main script; counts its calls."""
-    global _open  # noqa: PLW0603  there is one interpreter to wrap
+def begin_to_start_workers() -> None:
+    """From now on workers are started in our way; counts its calls."""
+    global _open, _before  # noqa: PLW0603  there is one interpreter to wrap
     with _lock:
         _open += 1
         multiprocessing.spawn.get_preparation_data = _without_main
+        if _open == 1 and _can_fork():
+            multiprocessing.set_forkserver_preload(list(_LOADED))
+            distributed.utils._forkserver_preload_set = True  # else Dask would load its own list here too
+            _before = dask.config.set({_METHOD: "forkserver"})
 
 
-def let_main_in() -> None:
-    """Take one call of `keep_main_out` back."""
-    global _open  # noqa: PLW0603
+def start_no_more_workers() -> None:
+    """Take one call of `begin_to_start_workers` back."""
+    global _open, _before  # noqa: PLW0603
     with _lock:
         _open -= 1
         if not _open:
             multiprocessing.spawn.get_preparation_data = _original
+            if _before is not None:
+                _before.__exit__(None, None, None)
+                _before = None
+
+
+def environment() -> dict[str, str]:
+    """The variables that a worker is to have: those of this process, whose changes no fork server sees."""
+    return dict(os.environ)
+
+
+def _can_fork() -> bool:
+    """Whether the fork server is there and safe, and nobody asked for anything else.
+
+    Before Python 3.11.1 any user of the machine could tell it what to run.
+    """
+    chosen = os.environ.get("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD")
+    safe = sys.platform == "linux" and sys.version_info >= (3, 11, 1)
+    return safe and chosen is None and dask.config.get(_METHOD) == "spawn"
 
 
 def _without_main(name: str) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from batchrun.outcome import ErrorRecord, SolvedAttempts
 from batchrun.resources import Demand
 from batchrun.status import TaskStatus
 from batchrun.worker.ledger import Ledger
-from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd, load_steps, run_leg
 from batchrun.worker.merge import cut, merge
 from batchrun.worker.program import Step, load_program
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.running import Ticket, running
 from batchrun.worker.task import Task, TaskResult
 from batchrun.worker.thread import ThreadHost

@@ -16,9 +16,9 @@ from batchrun.status import TaskStatus
 from batchrun.worker import memory, messages
 from batchrun.worker.children import pool, retire
 from batchrun.worker.ledger import Ledger
-from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd
 from batchrun.worker.process import Broken, Child, died, wait_until_dead
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.running import Ticket
 from batchrun.worker.task import Task
 from batchrun.worker.thread import cancelled

@@ -16,8 +16,8 @@ from batchrun.outcome import ErrorRecord, Outcome
 from batchrun.status import TaskStatus
 from batchrun.worker.children import pool
 from batchrun.worker.ledger import Ledger
-from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.running import Ticket
 from batchrun.worker.sitting import Continue, Over, Sitting, Unstarted
 from batchrun.worker.task import Task, TaskResult

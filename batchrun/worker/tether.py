@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 __all__ = ["dask_setup"]
 
@@ -22,11 +23,26 @@ _PR_SET_PDEATHSIG = 1
 def dask_setup(worker: object) -> None:
     """Called by Dask in the main thread of the worker process when it starts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _leave_fork_server()
     # Workers share the terminal of the driver, which tells of errors in its own way.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if sys.platform == "linux":
-        # The signal is tied to the thread that started this process: Dask keeps that thread, which watches
-        # the process, until the process has ended.
+        # The signal is tied to the thread that started this process: the only one of a fork server, or one
+        # that Dask keeps, since it watches the process, until the process has ended.
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             logging.getLogger(__name__).debug("prctl: %s", os.strerror(ctypes.get_errno()))
+
+
+def _leave_fork_server() -> None:
+    """Be a process like any other, if a fork server made this one of itself."""
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    held = getattr(server, "_forkserver_alive_fd", None)
+    if held is None:
+        return
+    # The server lives as long as anybody holds this, and its end is what ends a worker that hears nothing.
+    server._forkserver_alive_fd = None
+    os.close(held)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:  # else all workers would draw the same numbers
+        numpy.random.seed()

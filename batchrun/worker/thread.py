@@ -16,9 +16,9 @@ from batchrun.status import TaskStatus
 from batchrun.worker.capture import HeadTail, chunk_logger
 from batchrun.worker.incumbent import check_incumbent
 from batchrun.worker.ledger import History, Ledger
-from batchrun.worker.reporter import Reporter
 from batchrun.worker.leg import StageEnd, load_steps, run_leg
 from batchrun.worker.program import Step, load_program
+from batchrun.worker.reporter import Reporter
 from batchrun.worker.running import Ticket
 from batchrun.worker.task import Limits, Task, TaskResult
 
