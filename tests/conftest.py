@@ -26,6 +26,8 @@ store: %s
 run: {flush_every: 50ms}
 """
 
+# Hundreds of processes are started, and each would compile all modules of batchrun where it may not keep them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _shared = ""
 """The cluster that all tests of the process share, as its settings; empty before the first that uses it."""

@@ -392,6 +392,23 @@ def test_workers_are_forked_from_a_process_that_has_loaded_all_and_still_are_the
     assert dask.config.get("distributed.worker.multiprocessing-method") == method
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_end_with_the_process_that_forked_them_and_come_back(tmp_path: Path) -> None:
+    with start_local(settings_of(tmp_path, SMALL.replace("count: 1", "count: 2"))) as connection:
+        before = set(connection.client.run(os.getpid).values())
+        (server,) = set(connection.client.run(os.getppid).values())
+        os.kill(server, signal.SIGKILL)
+
+        def is_back() -> bool:
+            with contextlib.suppress(Exception):  # as long as Dask talks to those that are gone
+                now = connection.client.run(os.getpid, on_error="ignore")
+                return len(now) == 2 and not before & set(now.values())
+            return False
+
+        until(is_back)
+        assert connection.client.submit(sum, [1, 2]).result() == 3
+
+
 def test_workers_are_spawned_where_that_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

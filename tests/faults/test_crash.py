@@ -271,8 +271,14 @@ def test_workers_are_killed(tmp_path: Path, points: Iterable[Point], which: str)
 
 def workers_of(service: ServiceRecord) -> list[int]:
     """The worker processes of a service with a local cluster."""
-    children = psutil.Process(pid_of(service)).children(recursive=True)
-    return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+    pid = pid_of(service)
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        line = " ".join(child.cmdline())
+        if "spawn_main" in line or ("multiprocessing.forkserver" in line and child.ppid() != pid):
+            found.append(child.pid)
+    assert found
+    return found
 
 
 def test_a_client_that_is_killed_has_queued_its_run_or_has_not(connected: Site, points: Iterable[Point]):
