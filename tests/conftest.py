@@ -26,7 +26,7 @@ store: %s
 run: {flush_every: 50ms}
 """
 
-# Hundreds of processes are started, and each would compile all modules of batchrun where it may not keep them.
+# Hundreds of processes are started; each would compile all of batchrun where it may not keep the result.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _shared = ""

@@ -104,9 +104,9 @@ class TestErrands:
             return len(asked)
 
         until(lambda: errands.latest("q", ask, every=2.0))
-        now[0] = 30.0
+        now[0] = 12.5
         assert errands.latest("q", ask, every=2.0) == 1
-        now[0] = 31.5
+        now[0] = 13.5
         assert until(lambda: errands.latest("q", ask, every=2.0) == 2)
         errands.close()
         assert len(asked) == 2

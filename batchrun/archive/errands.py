@@ -13,7 +13,7 @@ __all__ = ["Errands"]
 
 Found = TypeVar("Found")
 
-REST = 30
+REST = 12
 """Times as long as it took to find an answer, it is good for at least."""
 LONGEST = 60.0
 """Seconds that it is good for at most on that account."""
