@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["FrameKind", "Signature", "read_signature", "validate"]
 
 FrameKind = Literal["pandas", "polars", "arrow"]
+_OF_A_CONTEXT = ("context", "ctx")
+"""What people call the context of a chunk, also where they forgot to say that it is one."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,10 @@ def validate(
             arguments[name], record[name] = parameter.default, default
             continue
         if name not in params:
+            plain = name in _OF_A_CONTEXT and parameter.annotation is parameter.empty
+            hint = ", or annotate it ChunkContext if it is to be the context" if plain else ""
             raise ParameterError(
-                f"pipeline `{pipeline_name}` needs the parameter `{name}`; pass it in params"
+                f"pipeline `{pipeline_name}` needs the parameter `{name}`; pass it in params{hint}"
             )
         try:
             adapter = _adapter(parameter)
