@@ -409,12 +409,29 @@ def test_workers_end_with_the_process_that_forked_them_and_come_back(tmp_path: P
         assert connection.client.submit(sum, [1, 2]).result() == 3
 
 
-def test_workers_are_spawned_where_that_was_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "spawn")
-    with start_local(settings_of(tmp_path)) as connection:
-        assert set(connection.client.run(os.getppid).values()) == {os.getpid()}
+@pytest.mark.parametrize("asked", [True, False])
+def test_workers_are_spawned_where_that_was_asked_for(tmp_path: Path, *, asked: bool) -> None:
+    settings_of(tmp_path)
+    script = tmp_path / "asks.py"
+    script.write_text(
+        "import os\n"
+        "from batchrun.config import load_settings\n"
+        "from batchrun.cluster.local import local_cluster\n"
+        f"connection = local_cluster(load_settings({str(tmp_path / 'cluster.yaml')!r}))\n"
+        "print(set(connection.client.run(os.getppid).values()) == {os.getpid()})\n"
+    )
+    name = "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"
+    variables = {key: value for key, value in os.environ.items() if key != name}
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        env={**variables, name: "spawn"} if asked else variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    spawned = asked or sys.platform != "linux"
+    assert (ran.stdout, ran.stderr) == (f"{spawned}\n", "")
 
 
 def test_a_worker_is_described_by_what_it_has() -> None:

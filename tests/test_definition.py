@@ -135,7 +135,7 @@ def test_a_parameter_without_a_default_must_be_given():
 @pytest.mark.parametrize("name", ["ctx", "context"])
 def test_a_context_that_nobody_said_is_one_is_asked_about(name):
     stage = {}
-    exec(f"def stage(chunk, *, {name}):\n    return chunk", stage)  # noqa: S102
+    exec(f"def stage(chunk, *, {name}):\n    return chunk", stage)
 
     with pytest.raises(ParameterError, match=f"needs the parameter `{name}`.*annotate it ChunkContext"):
         Pipeline("p", split=by_rows(1), stages=[stage["stage"]]).bind({})
