@@ -81,7 +81,7 @@ def wait_for_the_middle(page: Page, address: str) -> None:
     page.get_by_label("Number of a chunk").press("Enter")
     page.get_by_text("chunk 0 (").first.wait_for(timeout=60_000)
     page.evaluate("() => scrollTo(0, 0)")
-    page.wait_for_timeout(1_500)  # for the figures to be painted
+    page.wait_for_timeout(4_000)  # for all figures to be drawn, on a busy machine too
 
 
 def take_report(browser: Browser, page: Path, folder: Path) -> None:
