@@ -921,6 +921,7 @@ class TestPage:
         slots = (("MEMORY", 8.0 * 2**30, 6.0 * 2**30, 0.0), ("HIGHMEM", 1.0, 1.0, 7.0))
         text = panels.slots(message(slots=slots, state="cancelled"))
         assert "8 GiB</span>" in text
+        assert "the run has ended" in panels.slots(message(state="cancelled"))
         assert "in use" not in text
         assert "waiting" not in text
 

@@ -159,8 +159,10 @@ def slots(message: Message) -> str:
         _supply_line(tag, capacity) if message.ended else _slot_line(tag, capacity, used, waiting)
         for tag, capacity, used, waiting in message.slots
     )
-    lines = lines or '<p class="quiet">Nothing is known of the slots yet.</p>'
-    return f'<div class="b"><h2>Slots on {workers}</h2>{lines}</div>'
+    title = f"Slots on {workers}" if message.workers else "Slots"
+    none = "None is in use: the run has ended." if message.ended else "Nothing is known of the slots yet."
+    lines = lines or f'<p class="quiet">{none}</p>'
+    return f'<div class="b"><h2>{title}</h2>{lines}</div>'
 
 
 def _supply_line(tag: str, capacity: float) -> str:
