@@ -23,6 +23,7 @@ from distributed import Client
 
 from batchrun.cluster import local
 from batchrun.cluster.connect import Connection, active_client, open_cluster, start_local, wrap
+from batchrun.cluster.executor import DaskExecutor
 from batchrun.cluster.local import close_local_clusters, local_cluster
 from batchrun.config import Settings, load_settings
 from batchrun.errors import ClusterError, UsageError
@@ -132,6 +133,20 @@ def test_workers_that_died_since_the_last_call_are_waited_for(tmp_path: Path) ->
         second = local_cluster(settings)
         assert [worker.name for worker in second.workers()] == ["one-0"]
         second.close()
+    finally:
+        close_local_clusters()
+
+
+def test_workers_that_die_while_a_run_is_prepared_are_waited_for_before_it_is_refused(tmp_path: Path) -> None:
+    try:
+        connection = local_cluster(settings_of(tmp_path))
+        executor = DaskExecutor(connection)
+        for pid in connection.client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not connection.workers())
+        assert [worker.name for worker in executor.workers()] == ["one-0"]
+        executor.close()
+        connection.close()
     finally:
         close_local_clusters()
 
@@ -394,19 +409,29 @@ def test_workers_are_forked_from_a_process_that_has_loaded_all_and_still_are_the
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 def test_workers_end_with_the_process_that_forked_them_and_come_back(tmp_path: Path) -> None:
-    with start_local(settings_of(tmp_path, SMALL.replace("count: 1", "count: 2"))) as connection:
-        before = set(connection.client.run(os.getpid).values())
-        (server,) = set(connection.client.run(os.getppid).values())
-        os.kill(server, signal.SIGKILL)
+    settings_of(tmp_path, SMALL.replace("count: 1", "count: 2"))
+    code = f"""
+    import contextlib, os, signal, time
+    from batchrun.config import load_settings
+    from batchrun.cluster.local import local_cluster
 
-        def is_back() -> bool:
-            with contextlib.suppress(Exception):  # as long as Dask talks to those that are gone
-                now = connection.client.run(os.getpid, on_error="ignore")
-                return len(now) == 2 and not before & set(now.values())
-            return False
-
-        until(is_back)
-        assert connection.client.submit(sum, [1, 2]).result() == 3
+    client = local_cluster(load_settings({str(tmp_path / "cluster.yaml")!r})).client
+    before = set(client.run(os.getpid).values())
+    [server] = set(client.run(os.getppid).values())
+    os.kill(server, signal.SIGKILL)
+    until, now = time.monotonic() + 60, before
+    while (before & now or len(now) < 2) and time.monotonic() < until:
+        with contextlib.suppress(Exception):  # as long as Dask talks to those that are gone
+            now = set(client.run(os.getpid, on_error="ignore").values())
+        time.sleep(0.05)
+    print(client.submit(sum, [1, 2]).result(), len(now), len(before & now))
+    """
+    script = tmp_path / "kills.py"  # in a process of its own: all clusters of one have one fork server
+    script.write_text(textwrap.dedent(code))
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (ran.stdout, ran.returncode) == ("3 2 0\n", 0)
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -31,6 +31,8 @@ class Connection:
     """Whether batchrun started it, on this machine."""
     closing: Callable[[], None] = field(default=lambda: None, repr=False)
     """What `close` calls, once."""
+    waits_for_more: Callable[[int], bool] = field(default=lambda count: False, repr=False)
+    """Waits for workers that are being started again, if so many are not all; says whether it did."""
 
     def workers(self) -> list[Worker]:
         """The live workers."""

@@ -111,6 +111,7 @@ class DaskExecutor:
         self._topic = f"batchrun-status-{self._client.id}"
         self._comm: object = self._client.scheduler_comm
         self._local = connection.local
+        self._waits_for_more = connection.waits_for_more
         with loss_is_noticed(self._client, self.description):
             self._subscribe()
             self.shares_files = self._local or (shared_folder is not None and self.shares(shared_folder))
@@ -125,13 +126,20 @@ class DaskExecutor:
         return probe(self._client, folder, list(one_of_each.values()))
 
     def workers(self) -> Sequence[Worker]:
-        """The live workers; asked for only if one came or went since the last time."""
+        """The live workers; asked for only if one came or went since the last time.
+
+        The first time those of a local cluster that are being started again are waited for: by what it finds
+        then, a run is refused.
+        """
         change = self._change
         if self._seen is not None and self._seen[0] == change:
             return self._seen[1]
         with loss_is_noticed(self._client, self.description):
             facts = worker_facts(self._client)
             found = list_workers(self._client, facts)
+            if self._seen is None and self._waits_for_more(len(found)):
+                facts = worker_facts(self._client)
+                found = list_workers(self._client, facts)
         self._advertised = {at: frozenset(known.get("resources") or ()) for at, known in facts.items()}
         with self._lock:
             self._names.update((worker.address, worker.name) for worker in found)

@@ -174,12 +174,17 @@ class _Warm:
             dashboard=dashboard_of(client) if self.settings.dashboard else "",
             local=True,
             closing=close,
+            waits_for_more=lambda count: self._misses(count) and bool(self._whole(client)),
         )
+
+    def _misses(self, count: int) -> bool:
+        """Whether so many workers are not all that can be had."""
+        return count < self.expected - self.given_up
 
     def _whole(self, client: Client) -> list[Worker]:
         """The workers, once those that died are back: without them, what only they can run is refused."""
         workers = list_workers(client)
-        if len(workers) < self.expected - self.given_up:
+        if self._misses(len(workers)):
             with contextlib.suppress(TimeoutError):
                 client.wait_for_workers(self.expected - self.given_up, timeout=_START_TIMEOUT)
             workers = list_workers(client)
