@@ -266,6 +266,7 @@ def driver(
     script.write_text(DRIVER.format(path=str(folder / "cluster.yaml"), then=then))
     process = subprocess.Popen(
         [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
