@@ -32,6 +32,10 @@ class Opener:
         self._pipeline = pipeline
         self._stack = stack
         self._executor: Executor | None = None
+        if self._starts_here and cluster != "inline":
+            from batchrun.cluster.forking import load_early
+
+            load_early()
 
     @property
     def remote(self) -> bool:

@@ -9,9 +9,9 @@ how many were short before.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from statistics import median
+from typing import NamedTuple
 
 from batchrun.waiting import Waiting
 
@@ -23,21 +23,19 @@ REMEMBERED = 64
 """What is average is that of so many tasks."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Took:
+class _Took(NamedTuple):
     """How long a task took."""
 
-    seconds: float
+    nanoseconds: int
+    """Whole ones, since these can be added and taken away for ever without an error that grows."""
     chunks: int
-    cost: float
-    """What stood for that time beforehand."""
     long: bool
     """Whether nothing should have had to wait for it."""
 
 
 @dataclass
 class LegPace:
-    """How long the latest tasks of a leg took."""
+    """How long the latest tasks of a leg took. To add one takes as long however many are remembered."""
 
     task: float | None = None
     """Seconds of a task, on average; None before the first."""
@@ -49,7 +47,14 @@ class LegPace:
     """What stood for the time of a chunk beforehand, usually."""
     trust: int = 0
     """One in so many chunks may be a long one: the chunks by the long tasks among them, and one more."""
-    _latest: deque[_Took] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    _latest: deque[_Took] = field(default_factory=deque)
+    _nanoseconds: int = 0
+    """Of all that are remembered together, as are the next two."""
+    _chunks: int = 0
+    _long: int = 0
+    _seconds_a_chunk: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL))
+    """Of the very latest tasks, as is the next one."""
+    _cost_a_chunk: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL))
 
     def add(self, seconds: float, chunks: int, cost: float, *, long: bool) -> None:
         """A task of so many chunks took so long.
@@ -61,13 +66,22 @@ class LegPace:
             long: Whether nothing should have had to wait for it.
         """
         latest = self._latest
-        latest.append(_Took(seconds, chunks, cost, long))
-        together, number = sum(took.seconds for took in latest), sum(took.chunks for took in latest)
-        self.task, self.chunk = together / len(latest), together / number
-        self.trust = number // (1 + sum(took.long for took in latest))
-        last = list(islice(reversed(latest), USUAL))
-        self.usual = median(took.seconds / took.chunks for took in last)
-        self.cost = median(took.cost / took.chunks for took in last)
+        self._count(_Took(round(seconds * 1e9), chunks, long))
+        together = self._nanoseconds / 1e9
+        self.task, self.chunk = together / len(latest), together / self._chunks
+        self.trust = self._chunks // (1 + self._long)
+        self._seconds_a_chunk.append(seconds / chunks)
+        self._cost_a_chunk.append(cost / chunks)
+        self.usual, self.cost = _median(self._seconds_a_chunk), _median(self._cost_a_chunk)
+
+    def _count(self, took: _Took) -> None:
+        """Remember a task, and forget the oldest one if there are enough."""
+        latest = self._latest
+        latest.append(took)
+        gone = latest.popleft() if len(latest) > REMEMBERED else _NOTHING
+        self._nanoseconds += took.nanoseconds - gone.nanoseconds
+        self._chunks += took.chunks - gone.chunks
+        self._long += took.long - gone.long
 
     def expect(self, item: Waiting, *, usual: bool = False) -> float | None:
         """Seconds that a chunk will take; None if nothing is known. Without a forecast those of an average
@@ -78,3 +92,13 @@ class LegPace:
         if item.seconds is not None:
             return self.usual * more
         return (self.usual if usual else self.chunk) * max(1.0, more)
+
+
+_NOTHING = _Took(0, 0, False)
+
+
+def _median(values: Sequence[float]) -> float:
+    """As that of ``statistics``, which takes several times as long over so few."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

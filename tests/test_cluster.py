@@ -460,6 +460,74 @@ def test_workers_are_spawned_where_that_was_asked_for(tmp_path: Path, *, asked: 
     assert (ran.stdout, ran.stderr) == (f"{spawned}\n", "")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_what_workers_need_is_loaded_while_the_driver_still_reads_its_input(tmp_path: Path) -> None:
+    settings_of(tmp_path)
+    code = f"""
+    import os, sys
+    from multiprocessing import forkserver
+    from batchrun import by_rows, run_pipeline
+    from batchrun.cluster import forking
+
+    def tells(chunk):
+        return chunk.assign(parent=os.getppid())
+
+    early = []
+    load = forking.load_early
+
+    def noted():
+        load()
+        early.append((forkserver._forkserver._forkserver_pid, "distributed" in sys.modules))
+
+    forking.load_early = noted
+    import pandas as pd
+    rows, cluster = pd.DataFrame({{"x": [1, 2]}}), {str(tmp_path / "cluster.yaml")!r}
+    report = run_pipeline(tells, rows, split=by_rows(1), cluster=cluster, progress=False)
+    parents = set(report.results()["parent"])
+    print(early == [(pid, False) for pid in parents])
+    """
+    script = tmp_path / "loads.py"
+    script.write_text(textwrap.dedent(code))
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("True\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_what_is_refused_leaves_nothing_behind_that_still_loads(tmp_path: Path) -> None:
+    settings_of(tmp_path)
+    (tmp_path / "loads_for_ever.py").write_text("import time\nprint('begun')\ntime.sleep(1000)\n")
+    code = f"""
+    from batchrun import by_rows, run_pipeline
+    from batchrun.cluster import forking
+
+    forking._LOADED = ("loads_for_ever",)
+    try:
+        run_pipeline(len, "absent.parquet", split=by_rows(1), cluster={str(tmp_path / "cluster.yaml")!r})
+    except Exception as error:
+        print(error)
+    """
+    script = tmp_path / "refused.py"
+    script.write_text(textwrap.dedent(code))
+    # What is started has the same output, which is read to its end only when all who have it are gone.
+    ran = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "absent.parquet" in ran.stdout, ran.stderr
+
+
 def test_a_worker_is_described_by_what_it_has() -> None:
     worker = Worker(address="tcp://h:1", name="big-0", threads=2, memory=2**30, tags={"GPU": 1})
     assert str(worker) == "big-0 (2 threads, MEMORY: 1 GiB, GPU: 1)"

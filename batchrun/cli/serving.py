@@ -64,6 +64,10 @@ def up(
                 console.print_note(f"dashboard: {service.dashboard}")
             console.print_note(f"log: {path}; `batchrun down` stops it")
         return
+    if settings.cluster.kind == "local":
+        from batchrun.cluster.forking import load_early
+
+        load_early()
     from batchrun.service import Service
 
     _log_to_terminal()

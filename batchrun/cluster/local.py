@@ -7,11 +7,10 @@ import atexit
 import contextlib
 import logging
 import os
-import signal
 import socket
 import threading
 from dataclasses import dataclass, field
-from multiprocessing import current_process, resource_tracker
+from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -21,6 +20,7 @@ from distributed.deploy.cluster import Cluster
 from tornado.ioloop import PeriodicCallback
 
 from batchrun.cluster.connection import Connection, close_client, dashboard_of, list_workers, silence
+from batchrun.cluster.forking import deaf_to_interrupts
 from batchrun.cluster.spawning import begin_to_start_workers, environment, start_no_more_workers
 from batchrun.config import LocalSettings, WorkerGroup
 from batchrun.errors import ClusterError, UsageError
@@ -287,22 +287,12 @@ def _nanny_options(group: WorkerGroup) -> dict[str, Any]:
 
 
 def _start_deaf_to_interrupts(scheduler: dict[str, Any], workers: dict[str, Any]) -> _GroupCluster:
-    """Start the cluster so that Ctrl-C never reaches its processes, not even while they start.
-
-    Processes are born with the signal mask of the thread that starts them. That is a thread of the
-    cluster's event loop, which takes its mask from this one.
-    """
-    # The first thing that a spawned process needs undoes the mask where it is started.
-    resource_tracker.ensure_running()
-    mask = getattr(signal, "pthread_sigmask", None)
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
-    try:
+    """Start the cluster so that Ctrl-C never reaches its processes, not even while they start: those are
+    started by a thread of the cluster's event loop, which takes its mask from this one."""
+    with deaf_to_interrupts():
         return _GroupCluster(
             workers=workers, scheduler=scheduler, name="batchrun", silence_logs=logging.ERROR
         )
-    finally:
-        if mask:
-            mask(signal.SIG_SETMASK, before)
 
 
 def _refuse_in_child() -> None:

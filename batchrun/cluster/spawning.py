@@ -2,9 +2,8 @@
 
 **From a process that has loaded what they need.** A fresh interpreter takes three seconds of a processor
 until it is a worker, most of it to load Dask, pandas and Arrow: for every worker, and again for each that
-was lost. So on Linux they are forked by Python's fork server, which loads all that once, runs nothing, and
-has nothing of the driver in it. Elsewhere, and where Dask's configuration says otherwise, each is spawned by
-itself.
+was lost. So on Linux they are forked by a server that loads all that once; see ``forking``. Elsewhere, and
+where Dask's configuration says otherwise, each is spawned by itself.
 
 **Without the user's script.** Python starts a process by importing the main script in it once more, so that
 what is pickled by reference can be found. Workers need none of that: the code of a run travels by value. A
@@ -18,27 +17,18 @@ from __future__ import annotations
 
 import multiprocessing.spawn
 import os
-import sys
 import threading
 from typing import Any
 
 import dask
 import distributed.utils
 
+from batchrun.cluster.forking import may_fork, say_what_to_load
+
 __all__ = ["begin_to_start_workers", "environment", "start_no_more_workers"]
 
 _WORKER_NAME = "Dask Worker process"
 _METHOD = "distributed.worker.multiprocessing-method"
-_LOADED = (
-    "distributed.nanny",
-    "distributed.worker",
-    "pandas",
-    "pyarrow.parquet",
-    "batchrun.cluster.entry",
-    "batchrun.worker.pack",
-    "batchrun.worker.tether",
-)
-"""What every worker needs. None of it begins a thread that would be missed after a fork."""
 _lock = threading.Lock()
 _open = 0
 _before: Any = None
@@ -52,7 +42,7 @@ def begin_to_start_workers() -> None:
         _open += 1
         multiprocessing.spawn.get_preparation_data = _without_main
         if _open == 1 and _can_fork():
-            multiprocessing.set_forkserver_preload(list(_LOADED))
+            say_what_to_load()
             distributed.utils._forkserver_preload_set = True  # else Dask would load its own list here too
             _before = dask.config.set({_METHOD: "forkserver"})
 
@@ -75,13 +65,8 @@ def environment() -> dict[str, str]:
 
 
 def _can_fork() -> bool:
-    """Whether the fork server is there and safe, and nobody asked for anything else.
-
-    Before Python 3.11.1 any user of the machine could tell it what to run.
-    """
-    chosen = os.environ.get("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD")
-    safe = sys.platform == "linux" and sys.version_info >= (3, 11, 1)
-    return safe and chosen is None and dask.config.get(_METHOD) == "spawn"
+    """Whether workers may be forked, and nobody asked for anything else in Dask's files either."""
+    return may_fork() and dask.config.get(_METHOD) == "spawn"
 
 
 def _without_main(name: str) -> dict[str, Any]:

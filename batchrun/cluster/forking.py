@@ -1,0 +1,85 @@
+"""The fork server: a process that has loaded what workers need, and makes them of itself.
+
+It takes as long to load that as the driver takes until it can start a cluster. So it is started as soon as
+it is known that there will be one, and loads on another core meanwhile. It is Python's own
+(``multiprocessing``), runs nothing, has nothing of the driver in it, and ends with the driver.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from multiprocessing import current_process, forkserver, resource_tracker
+
+__all__ = ["deaf_to_interrupts", "load_early", "may_fork", "say_what_to_load"]
+
+_LOADED = (
+    "distributed.nanny",
+    "distributed.worker",
+    "pandas",
+    "pyarrow.parquet",
+    "batchrun.cluster.entry",
+    "batchrun.worker.pack",
+    "batchrun.worker.tether",
+)
+"""What every worker needs. None of it begins a thread that would be missed after a fork."""
+
+
+def may_fork() -> bool:
+    """Whether the fork server is there and safe, and the environment asks for nothing else.
+
+    Before Python 3.11.1 any user of the machine could tell it what to run.
+    """
+    chosen = os.environ.get("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD")
+    return sys.platform == "linux" and sys.version_info >= (3, 11, 1) and chosen is None
+
+
+def say_what_to_load() -> None:
+    """The fork server, when it is started, is to load what workers need."""
+    multiprocessing.set_forkserver_preload(list(_LOADED))
+
+
+def load_early() -> None:
+    """Start the fork server, if there is to be one and it is not there, and do not wait until it has loaded.
+
+    Imports nothing that takes long itself, and is to be called before what does.
+    """
+    if not may_fork() or "batchrun.cluster.local" in sys.modules or _is_being_started():
+        return
+    say_what_to_load()
+    with deaf_to_interrupts():
+        forkserver.ensure_running()
+    # What ends first here would else wait for what is still being loaded there: whoever reads its output.
+    # It was registered before the cluster's own end was, so it comes after that.
+    atexit.register(_end_server, os.getpid())
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started meanwhile never hear Ctrl-C: they are born with the mask of this thread."""
+    # The first thing that a new process needs undoes the mask where it is started.
+    resource_tracker.ensure_running()
+    mask = getattr(signal, "pthread_sigmask", None)
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else None
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, before)
+
+
+def _is_being_started() -> bool:
+    """Whether this is a process that is read the main script once more, and must start none itself."""
+    return bool(getattr(current_process(), "_inheriting", False))
+
+
+def _end_server(owner: int) -> None:
+    pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if pid is not None and os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
