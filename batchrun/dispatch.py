@@ -224,8 +224,22 @@ class Dispatcher:
             most: How many tasks to choose; None for as many as there are slots.
             ahead: Whether short ones may wait behind others.
         """
-        choices: list[Choice] = []
         room = min(self._room, math.inf if most is None else most)
+        match_lanes = self._match_one if len(self._order) == 1 else self._match_several
+        choices = match_lanes(room, ahead=ahead)
+        return [self._with_next(choice) for choice in choices] if self.reads_ahead else choices
+
+    def _match_one(self, room: float, *, ahead: bool) -> list[Choice]:
+        """The tasks of the only lane there is, as in most runs at most times."""
+        [(_, lane)] = self._order
+        choices: list[Choice] = []
+        while len(choices) < room and (choice := self._choose_from(lane, ahead=ahead)) is not None:
+            choices.append(choice)
+        return choices
+
+    def _match_several(self, room: float, *, ahead: bool) -> list[Choice]:
+        """The tasks of the lanes, each time of the one whose turn it is."""
+        choices: list[Choice] = []
         turns = [
             (place, first.rank, lane)
             for place, lane in self._order
@@ -242,7 +256,7 @@ class Dispatcher:
                 heapq.heappop(turns)
             else:
                 heapq.heapreplace(turns, (place, first.rank, lane))
-        return [self._with_next(choice) for choice in choices] if self.reads_ahead else choices
+        return choices
 
     def choose_idle(self, item: Waiting, soon: Iterable[Demand] = ()) -> Choice | None:
         """Take a slot that would be idle, for a second start of a chunk that runs; None if there is none.
@@ -372,9 +386,11 @@ class Dispatcher:
         behind = self.slots.take(worker.address, demand, exclusive=lane.alone, long=long)
         self.in_use += 1
         items = self._ride(lane, queue, worker)
+        self._waiting -= len(items)
         if self.work and lane.leg < len(self.work):
-            begun = sum(item.seconds or 0.0 for item in items)
-            self.work[lane.leg] = max(0.0, self.work[lane.leg] - begun)
+            for item in items:
+                self.work[lane.leg] -= item.seconds or 0.0
+            self.work[lane.leg] = max(0.0, self.work[lane.leg])
         return Choice(items, worker, long, behind, stay=self.slots.stay(worker.address))
 
     def _with_next(self, choice: Choice) -> Choice:
@@ -387,18 +403,19 @@ class Dispatcher:
 
     def _ride(self, lane: Lane, queue: Queue, worker: Worker) -> tuple[Waiting, ...]:
         """Take the chunk whose turn it is from a lane, and those that ride with it."""
-        items = [queue.take(worker.address)]
+        first = queue.take(worker.address)
         pace, lone = self._paces[lane.leg], self._is_lone(lane.leg)
-        seconds = pace.expect(items[0], usual=lone)
-        if seconds is not None and items[0].plain and lane.leg not in self.isolated:
-            room = (LONE_PACK_SECONDS if lone else PACK_SECONDS) - seconds
-            most = PACK_MOST if lone else self._most(lane, trust=items[0].seconds is None)
-            while len(items) < most and (following := queue.first) is not None and following.plain:
-                room -= pace.expect(following, usual=lone) or 0.0
-                if room < 0:
-                    break
-                items.append(queue.take())
-        self._waiting -= len(items)
+        seconds = pace.expect(first, usual=lone)
+        most_seconds = LONE_PACK_SECONDS if lone else PACK_SECONDS
+        if seconds is None or seconds >= most_seconds or not first.plain or lane.leg in self.isolated:
+            return (first,)
+        items, room = [first], most_seconds - seconds
+        most = PACK_MOST if lone else self._most(lane, trust=first.seconds is None)
+        while len(items) < most and (following := queue.first) is not None and following.plain:
+            room -= pace.expect(following, usual=lone) or 0.0
+            if room < 0:
+                break
+            items.append(queue.take())
         return tuple(items)
 
     def _is_lone(self, leg: int) -> bool:

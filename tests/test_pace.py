@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from batchrun.pace import REMEMBERED, USUAL, LegPace
 
 TASKS = st.lists(
-    st.tuples(
-        st.floats(1e-6, 1e6), st.integers(1, 2_000), st.floats(0, 1e6), st.booleans()
-    ),
+    st.tuples(st.floats(1e-6, 1e6), st.integers(1, 2_000), st.floats(0, 1e6), st.booleans()),
     min_size=1,
     max_size=3 * REMEMBERED,
-)  # fmt: skip
+)
 
 
 @given(TASKS)

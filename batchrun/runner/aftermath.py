@@ -97,15 +97,14 @@ class Aftermath:
     ) -> None:
         match decision:
             case Retry(wait=wait):
-                again = replace(
-                    waiting,
+                again = waiting._replace(
                     avoid=waiting.avoid | {running.choice.worker.name},
                     alone=waiting.alone or attempt.outcome is Outcome.WORKER_LOST,
                     fresh=waiting.fresh or attempt.outcome is Outcome.OUT_OF_MEMORY,
                 )
                 self._delay(Delayed(self.state.clock() + wait, again, attempt.stage, error), wait)
             case Enlarge(memory=memory):
-                larger = replace(waiting, memory=memory)
+                larger = waiting._replace(memory=memory)
                 self._delay(Delayed(self.state.clock(), larger, attempt.stage, error), 0.0)
             case Cut():
                 self._to_cut[waiting.chunk] = error

@@ -166,7 +166,7 @@ class Arriving:
         for item in items:
             if self.state.stopping or self.stopping.is_unwanted(item.chunk):
                 continue
-            self.state.dispatcher.add(replace(item, apart=item.apart or apart))
+            self.state.dispatcher.add(item._replace(apart=item.apart or apart))
 
     # One chunk
 

@@ -117,7 +117,7 @@ class Speculating:
     def _start_again(self, running: RunningTask) -> list[Placement]:
         """The second start of a chunk, if a slot for it would be idle."""
         dispatcher, first = self.state.dispatcher, running.first
-        again = replace(first, avoid=first.avoid | {running.choice.worker.name}, apart=True)
+        again = first._replace(avoid=first.avoid | {running.choice.worker.name}, apart=True)
         soon = [
             dispatcher.demand(delayed.waiting.leg, delayed.waiting.memory)
             for delayed in self.aftermath.delayed

@@ -139,7 +139,7 @@ class RunningTask:
 
     def avoid(self, worker: str) -> None:
         """If its only chunk is tried again, that is to be elsewhere."""
-        item = replace(self.first, avoid=self.first.avoid | {worker})
+        item = self.first._replace(avoid=self.first.avoid | {worker})
         self.choice, self.items = replace(self.choice, items=(item,)), [item]
 
     def note_answer(self, status: TaskStatus) -> None:

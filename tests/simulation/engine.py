@@ -253,14 +253,13 @@ class Simulation:
         )
         match decide(failure, policy=run.work.policy, chance=self.chance.random()):
             case Retry(wait=wait):
-                again = replace(
-                    item,
+                again = item._replace(
                     avoid=item.avoid | {task.choice.worker.name},
                     alone=item.alone or cause is Cause.WORKER_LOST,
                 )
                 self._at(self.now + wait, "again", (run, again))
             case Enlarge(memory=memory):
-                run.dispatcher.add(replace(item, memory=memory))
+                run.dispatcher.add(item._replace(memory=memory))
             case Cut():
                 for part in run.halve(chunk):
                     run.progress[part] = History(

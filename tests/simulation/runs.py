@@ -16,7 +16,7 @@ from batchrun.waiting import Waiting
 from tests.simulation.model import Fleet, Work
 
 if TYPE_CHECKING:
-    from batchrun.outcome import Floats
+    from batchrun.outcome import Floats, Integers
 
 FEED = 4_096
 """Chunks handed to a dispatcher at a time, as the runner does."""
@@ -50,8 +50,10 @@ class SimulatedRun:
     fleet: Fleet
     rows: list[int] = field(init=False)
     seconds: list[list[float]] = field(init=False)
-    left: list[Floats] = field(init=False)
-    """Stands for what chunks have to do from each leg on, as the plan of a run tells; empty if not known."""
+    upper: list[list[float]] = field(init=False)
+    """What chunks may well take at each leg, as earlier runs tell; empty if that is not known."""
+    left: list[list[float]] = field(init=False)
+    """Stands for what they have to do from each leg on, as the plan of a run tells; empty if not known."""
     bad_row: dict[int, int] = field(init=False)
     asks: list[int] | None = field(init=False)
     memory: list[int] | None = field(init=False)
@@ -85,10 +87,12 @@ class SimulatedRun:
         self.memory = None if work.memory is None else work.memory.tolist()
         self.solved = bytearray(chunks)
         self.open = chunks
-        self.left = []
+        order: Floats | Integers = work.rows
+        self.upper, self.left = [], []
         if work.upper is not None:
-            self.left = from_here_on(list(work.upper), self.fleet.scarcity(work.demands))
-        self._order = (-(self.left[0] if self.left else work.rows)).argsort(kind="stable")
+            left = from_here_on(list(work.upper), self.fleet.scarcity(work.demands))
+            order, self.upper, self.left = left[0], work.upper.tolist(), [one.tolist() for one in left]
+        self._order = (-order).argsort(kind="stable")
         self._given = 0
 
     @property
@@ -115,14 +119,13 @@ class SimulatedRun:
 
     def waiting(self, chunk: int, leg: int, *, part: bool = False) -> Waiting:
         """A chunk that waits for a leg; of parts nothing is known, as in a plan."""
-        upper = self.work.upper
-        known = upper is not None and chunk < upper.shape[1]
+        known = bool(self.upper) and chunk < len(self.upper[leg])
         return Waiting(
             chunk,
             leg,
             self.rows[chunk],
-            seconds=float(upper[leg, chunk]) if known and upper is not None else None,
-            left=float(self.left[leg][chunk]) if known else None,
+            seconds=self.upper[leg][chunk] if known else None,
+            left=self.left[leg][chunk] if known else None,
             part=part,
             memory=self.asks[chunk] if self.asks else 0,
         )
