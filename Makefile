@@ -17,7 +17,7 @@ demo: $(STAMP)  ## delays of 336,776 real flights on a local cluster, with a rep
 		--html $(DEMO)/delays.html --excel $(DEMO)/delays.xlsx
 
 test: $(STAMP) check  ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(TESTS)
 
 test-faults: $(STAMP)  ## processes are killed at 20 moments a case, or at as many as CRASH_POINTS says
 	CRASH_POINTS=$(CRASH_POINTS) $(BIN)/python -m pytest -m crash -n 0 $(TESTS)

@@ -13,10 +13,12 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import current_process, forkserver, resource_tracker
 
-__all__ = ["deaf_to_interrupts", "load_early", "may_fork", "say_what_to_load"]
+from batchrun.worker.allocation import own_ways
+
+__all__ = ["deaf_to_interrupts", "load_early", "may_fork", "start_server"]
 
 _LOADED = (
     "distributed.nanny",
@@ -28,6 +30,18 @@ _LOADED = (
     "batchrun.worker.tether",
 )
 """What every worker needs. None of it begins a thread that would be missed after a fork."""
+_DASKS_VARIABLES = {
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+"""What Dask gives workers before their first import, unless its configuration says otherwise."""
+_HASH_SEED = "6640"
+"""That which Dask gives them, so that all agree on the hash of a text."""
+
+_started_with: dict[str, str] | None = None
+"""The variables that the fork server was given; None as long as it was not started here."""
 
 
 def may_fork() -> bool:
@@ -39,24 +53,43 @@ def may_fork() -> bool:
     return sys.platform == "linux" and sys.version_info >= (3, 11, 1) and chosen is None
 
 
-def say_what_to_load() -> None:
-    """The fork server, when it is started, is to load what workers need."""
-    multiprocessing.set_forkserver_preload(list(_LOADED))
-
-
 def load_early() -> None:
-    """Start the fork server, if there is to be one and it is not there, and do not wait until it has loaded.
+    """Start the fork server, if there is to be one, and do not wait until it has loaded.
 
     Imports nothing that takes long itself, and is to be called before what does.
     """
     if not may_fork() or "batchrun.cluster.local" in sys.modules or _is_being_started():
         return
-    say_what_to_load()
-    with deaf_to_interrupts():
-        forkserver.ensure_running()
+    start_server(own_ways(_DASKS_VARIABLES))
     # What ends first here would else wait for what is still being loaded there: whoever reads its output.
     # It was registered before the cluster's own end was, so it comes after that.
     atexit.register(_end_server, os.getpid())
+
+
+def start_server(variables: Mapping[str, str]) -> None:
+    """Start the fork server, if it is not there, and do not wait until it has loaded.
+
+    One that was started with other *variables* is ended first, so no worker of it may be left. They are for
+    what is read only once, before or while something is loaded; those of this process go before them.
+    """
+    global _started_with  # noqa: PLW0603  a process has one
+    if _started_with not in (None, variables):
+        _end_server(os.getpid())
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    multiprocessing.set_forkserver_preload(list(_LOADED))
+    told = own_ways({**variables, **os.environ})
+    if told.get("PYTHONHASHSEED", "0") == "0":
+        told["PYTHONHASHSEED"] = _HASH_SEED
+    before = dict(os.environ)
+    try:
+        os.environ.update(told)  # there is no other way to tell it anything
+        with deaf_to_interrupts():
+            forkserver.ensure_running()
+    finally:
+        for name in told.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if told[name] != value})
+    _started_with = dict(variables)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,13 @@ from tornado.ioloop import PeriodicCallback
 
 from batchrun.cluster.connection import Connection, close_client, dashboard_of, list_workers, silence
 from batchrun.cluster.forking import deaf_to_interrupts
-from batchrun.cluster.spawning import begin_to_start_workers, environment, start_no_more_workers
+from batchrun.cluster.spawning import (
+    EARLY,
+    begin_to_start_workers,
+    early_variables,
+    environment,
+    start_no_more_workers,
+)
 from batchrun.config import LocalSettings, WorkerGroup
 from batchrun.errors import ClusterError, UsageError
 from batchrun.resources import MEMORY, Worker, format_seconds, summarize_workers
@@ -232,7 +238,7 @@ def _start(settings: Settings) -> _Warm:
     client = cluster = None
     begin_to_start_workers()
     try:
-        with dask.config.set(_SCHEDULER_CONFIG):
+        with dask.config.set({**_SCHEDULER_CONFIG, EARLY: early_variables()}):
             cluster = _start_deaf_to_interrupts(scheduler, workers)
         client = Client(cluster, set_as_default=False, timeout=_START_TIMEOUT)
         client.wait_for_workers(len(workers), timeout=_START_TIMEOUT)

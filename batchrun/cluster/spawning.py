@@ -23,12 +23,15 @@ from typing import Any
 import dask
 import distributed.utils
 
-from batchrun.cluster.forking import may_fork, say_what_to_load
+from batchrun.cluster.forking import may_fork, start_server
+from batchrun.worker.allocation import own_ways
 
-__all__ = ["begin_to_start_workers", "environment", "start_no_more_workers"]
+__all__ = ["EARLY", "begin_to_start_workers", "early_variables", "environment", "start_no_more_workers"]
 
 _WORKER_NAME = "Dask Worker process"
 _METHOD = "distributed.worker.multiprocessing-method"
+EARLY = "distributed.nanny.pre-spawn-environ"
+"""Where Dask's configuration names the variables that a worker has before its first import."""
 _lock = threading.Lock()
 _open = 0
 _before: Any = None
@@ -42,7 +45,7 @@ def begin_to_start_workers() -> None:
         _open += 1
         multiprocessing.spawn.get_preparation_data = _without_main
         if _open == 1 and _can_fork():
-            say_what_to_load()
+            start_server(early_variables())
             distributed.utils._forkserver_preload_set = True  # else Dask would load its own list here too
             _before = dask.config.set({_METHOD: "forkserver"})
 
@@ -57,6 +60,13 @@ def start_no_more_workers() -> None:
             if _before is not None:
                 _before.__exit__(None, None, None)
                 _before = None
+
+
+def early_variables() -> dict[str, str]:
+    """The variables that a worker is to have before its first import: those of Dask's configuration, with our
+    own way of giving memory back. Those of this process go before them."""
+    asked: dict[str, object] = dask.config.get(EARLY)
+    return own_ways({name: str(value) for name, value in asked.items() if value is not None})
 
 
 def environment() -> dict[str, str]:

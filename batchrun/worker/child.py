@@ -18,6 +18,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from batchrun.worker.allocation import c_library, give_back
 from batchrun.worker.faults import die, die_at, fault_at
 
 if TYPE_CHECKING:
@@ -235,15 +236,9 @@ def _tie_to(parent: int) -> None:
         file.write("500")
 
 
-def _c_library() -> ctypes.CDLL | None:
-    with contextlib.suppress(OSError, TypeError):
-        return ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
-    return None
-
-
 def _buffer_lines() -> None:
     """Let C code write whole lines, not blocks that come late or never."""
-    libc = _c_library()
+    libc = c_library()
     name = "__stdoutp" if sys.platform == "darwin" else "stdout"
     with contextlib.suppress(AttributeError, ValueError, OSError):
         if libc is not None:
@@ -254,7 +249,7 @@ def _flush_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    libc = _c_library()
+    libc = c_library()
     with contextlib.suppress(AttributeError, OSError):
         if libc is not None:
             libc.fflush(None)
@@ -277,22 +272,10 @@ def _tidy(limit: int) -> int:
     from batchrun.worker.memory import resident
 
     end_leftovers()
-    _give_back()
+    give_back()
     held = resident(os.getpid())
     if limit and held > limit // 2:  # it would be replaced for that, which takes longer than this
         gc.collect()
-        _give_back()
+        give_back()
         held = resident(os.getpid())
     return held
-
-
-def _give_back() -> None:
-    """Give free memory back to the system."""
-    import pyarrow as pa
-
-    with contextlib.suppress(Exception):
-        pa.default_memory_pool().release_unused()
-    libc = _c_library()
-    with contextlib.suppress(AttributeError):
-        if libc is not None:
-            libc.malloc_trim(ctypes.c_size_t(0))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from batchrun.outcome import ErrorRecord
+from batchrun.worker.allocation import own_ways
 from batchrun.worker.capture import Capture
 from batchrun.worker.channel import Channel, ChannelError, enlarge
 from batchrun.worker.leftovers import MARKER, below, end_marked
@@ -161,7 +162,7 @@ def _start(token: str) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, MARKER: token, "PYTHONUNBUFFERED": "1"},
+            env=own_ways({**os.environ, MARKER: token, "PYTHONUNBUFFERED": "1"}),
             **options,
         )
     except BaseException:

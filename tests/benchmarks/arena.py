@@ -97,6 +97,11 @@ class Arena:
         self._stack.callback(close_local_clusters)
         return load_settings(self.folder / "cluster.yaml")
 
+    @cached_property
+    def workers(self) -> Any:
+        """A client of that cluster, for all who take part: what a cluster is like is not what is compared."""
+        return self._warm_client(self.settings)
+
     @property
     def inputs(self) -> Path:
         """A folder for inputs that take long to make, and are kept for the next time."""

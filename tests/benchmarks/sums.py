@@ -47,7 +47,7 @@ QUERY = """
 def sums_in_memory(arena: Arena, size: int, rounds: int) -> Record:
     """Three columns of a pandas frame in memory, whose rows query engines on two threads need not
     move to another process."""
-    frame, client = big_flights(size)[COLUMNS].copy(), arena.client
+    frame, client = big_flights(size)[COLUMNS].copy(), arena.workers
     record = new_record("sums_in_memory", size, rounds)
     race(
         record,
@@ -67,7 +67,7 @@ def sums_in_memory(arena: Arena, size: int, rounds: int) -> Record:
 
 def sums_from_parquet(arena: Arena, size: int, rounds: int) -> Record:
     """The same from a Parquet file of 32 row groups, of which everybody reads three columns."""
-    path, client = write_big_flights(arena.inputs, size, CHUNKS), arena.client
+    path, client = write_big_flights(arena.inputs, size, CHUNKS), arena.workers
     record = new_record("sums_from_parquet", size, rounds)
     race(
         record,
@@ -90,7 +90,7 @@ def sums_from_parquet(arena: Arena, size: int, rounds: int) -> Record:
 def polars_parquet(arena: Arena, size: int, rounds: int) -> Record:
     """A hundred million flights in a Parquet file: a stage that is written with polars, against polars and
     DuckDB alone on the same file."""
-    path, client = write_big_flights(arena.inputs, size, CHUNKS), arena.client
+    path, client = write_big_flights(arena.inputs, size, CHUNKS), arena.workers
     record = new_record("polars_parquet", size, rounds)
     race(
         record,
