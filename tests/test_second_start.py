@@ -175,7 +175,9 @@ def run(executor: Directed, *more, told: Told | None = None, fails: str = "") ->
     told = told or Told()
     report = run_directed(executor, told, *more, fails=fails)
     assert sorted(told.settled) == list(range(ROWS))
-    assert told.twice == {executor.at[task.key] for task in executor.held}
+    twice = {executor.at[task.key] for task in executor.held}
+    # The loser may still be there while the chunk is at its next leg, wherever that is.
+    assert told.twice >= twice if more else told.twice == twice
     assert told.progress.chunks_settled == ROWS
     tries = report.attempts[["chunk", "stage", "attempt"]]
     assert not tries.duplicated().any()

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from multiprocessing import current_process, forkserver, resource_tracker
 
@@ -40,6 +41,7 @@ _DASKS_VARIABLES = {
 _HASH_SEED = "6640"
 """That which Dask gives them, so that all agree on the hash of a text."""
 
+_lock = threading.Lock()
 _started_with: dict[str, str] | None = None
 """The variables that the fork server was given; None as long as it was not started here."""
 
@@ -73,23 +75,32 @@ def start_server(variables: Mapping[str, str]) -> None:
     what is read only once, before or while something is loaded; those of this process go before them.
     """
     global _started_with  # noqa: PLW0603  a process has one
-    if _started_with not in (None, variables):
-        _end_server(os.getpid())
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    multiprocessing.set_forkserver_preload(list(_LOADED))
-    told = own_ways({**variables, **os.environ})
-    if told.get("PYTHONHASHSEED", "0") == "0":
-        told["PYTHONHASHSEED"] = _HASH_SEED
-    before = dict(os.environ)
-    try:
-        os.environ.update(told)  # there is no other way to tell it anything
-        with deaf_to_interrupts():
+    with _lock:
+        if _started_with not in (None, variables):
+            _end_server(os.getpid())
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        multiprocessing.set_forkserver_preload(list(_LOADED))
+        told = own_ways({**variables, **os.environ})
+        if told.get("PYTHONHASHSEED", "0") == "0":
+            told["PYTHONHASHSEED"] = _HASH_SEED
+        with _environment(told), deaf_to_interrupts():
             forkserver.ensure_running()
+        _started_with = dict(variables)
+
+
+@contextlib.contextmanager
+def _environment(told: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables for a moment, since the fork server is told nothing but those of this process."""
+    before = {name: os.environ.get(name) for name, value in told.items() if os.environ.get(name) != value}
+    os.environ.update({name: told[name] for name in before})
+    try:
+        yield
     finally:
-        for name in told.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update({name: value for name, value in before.items() if told[name] != value})
-    _started_with = dict(variables)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -164,12 +164,15 @@ class LiveState:
         )
 
 
+_REPLACE = schema.live.update().where(schema.of_run(schema.live, sa.bindparam("run_id")))
+"""Built once, as drivers save it all the time."""
+
+
 def save(connection: sa.Connection, run_id: str, state: LiveState) -> None:
     """Put *state* in the place of the one before."""
-    table, values = schema.live, {"at": state.at, "state": state.to_json()}
-    changed = connection.execute(table.update().where(schema.of_run(table, run_id)).values(**values))
-    if not changed.rowcount:
-        connection.execute(table.insert().values(run=schema.number_of(run_id), **values))
+    values = {"at": state.at, "state": state.to_json()}
+    if not connection.execute(_REPLACE, {"run_id": run_id, **values}).rowcount:
+        connection.execute(schema.live.insert().values(run=schema.number_of(run_id), **values))
 
 
 def read(connection: sa.Connection, run_id: str) -> LiveState | None:

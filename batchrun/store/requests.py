@@ -11,6 +11,13 @@ from batchrun.store import schema
 
 __all__ = ["CancelRequest"]
 
+_UNTAKEN = (
+    sa.select(schema.requests.c.id)
+    .where(schema.of_run(schema.requests, sa.bindparam("run_id")), schema.requests.c.taken.is_(None))
+    .limit(1)
+)
+"""Built once, as drivers ask for it all the time."""
+
 
 @dataclass(frozen=True)
 class CancelRequest:
@@ -35,9 +42,7 @@ def ask(connection: sa.Connection, run_id: str, *, chunk: int | None, keep_best:
 
 def are_there(connection: sa.Connection, run_id: str) -> bool:
     """Whether there are requests that nobody took yet."""
-    table = schema.requests
-    query = sa.select(table.c.id).where(schema.of_run(table, run_id), table.c.taken.is_(None)).limit(1)
-    return connection.execute(query).first() is not None
+    return connection.execute(_UNTAKEN, {"run_id": run_id}).first() is not None
 
 
 def take(connection: sa.Connection, run_id: str) -> list[CancelRequest]:

@@ -273,11 +273,11 @@ events = sa.Table(
 )
 
 
-def number_of(run_id: str) -> sa.ScalarSelect[int]:
+def number_of(run_id: str | sa.BindParameter[str]) -> sa.ScalarSelect[int]:
     """The number of a run."""
     return sa.select(runs.c.number).where(runs.c.run_id == run_id).scalar_subquery()
 
 
-def of_run(table: sa.Table, run_id: str) -> sa.ColumnElement[bool]:
+def of_run(table: sa.Table, run_id: str | sa.BindParameter[str]) -> sa.ColumnElement[bool]:
     """Whether a row is of that run."""
     return table.c.run == number_of(run_id)

@@ -27,6 +27,8 @@ __all__ = ["RunWriter", "take_over", "tell_end"]
 
 _STANDING = [schema.runs.c[name] for name in ("number", "fence", "state", "chunks", *telling.ROWS)]
 """What is asked of a run's record before it is written."""
+_STANDS = sa.select(*_STANDING).where(schema.runs.c.run_id == sa.bindparam("run_id")).with_for_update()
+"""The question; built once, since every transaction begins with it."""
 
 
 class RunWriter:
@@ -165,9 +167,7 @@ class RunWriter:
 
     def _check(self, connection: sa.Connection) -> sa.Row[Any]:
         """How the run stands; nobody else can take the run over until the transaction ends."""
-        runs = schema.runs
-        query = sa.select(*_STANDING).where(runs.c.run_id == self.run_id).with_for_update()
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(_STANDS, {"run_id": self.run_id}).one_or_none()
         if row is None:
             raise RunNotFoundError(f"run {self.run_id} is no longer in the store; somebody removed it")
         if row.fence != self.fence:
