@@ -37,6 +37,7 @@ import math
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from batchrun.pace import LegPace
 from batchrun.resources import MEMORY, Demand, Worker
@@ -59,8 +60,7 @@ HIGHEST_PRIORITY = 10
 """Priorities beyond it, and below its negative, count as it."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Waiting chunks and the worker that they shall run on, in one task."""
 
     items: tuple[Waiting, ...]
@@ -326,7 +326,7 @@ class Dispatcher:
         if choice.long:
             return choice
         self.slots.prolong(choice.worker.address, stay=choice.stay)
-        return replace(choice, long=True)
+        return choice._replace(long=True)
 
     def larger_memory(self, leg: int, memory: int) -> int | None:
         """The least that any worker with the tags of the leg has beyond *memory* bytes; None if none has."""
@@ -399,7 +399,7 @@ class Dispatcher:
         if first.leg or first.alone or choice.ahead or len(choice.items) > 1:
             return choice
         queue = self._lanes[Lane(first.leg, first.memory, first.alone)]
-        return replace(choice, then=queue.promise(choice.worker.address))
+        return choice._replace(then=queue.promise(choice.worker.address))
 
     def _ride(self, lane: Lane, queue: Queue, worker: Worker) -> tuple[Waiting, ...]:
         """Take the chunk whose turn it is from a lane, and those that ride with it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from batchrun.waiting import Waiting
 
@@ -23,14 +22,9 @@ REMEMBERED = 64
 """What is average is that of so many tasks."""
 
 
-class _Took(NamedTuple):
-    """How long a task took."""
-
-    nanoseconds: int
-    """Whole ones, since these can be added and taken away for ever without an error that grows."""
-    chunks: int
-    long: bool
-    """Whether nothing should have had to wait for it."""
+Took = tuple[int, int, bool]
+"""Of a task: its nanoseconds, its chunks, and whether nothing should have had to wait for it. Whole
+nanoseconds can be added and taken away for ever without an error that grows."""
 
 
 @dataclass
@@ -47,7 +41,7 @@ class LegPace:
     """What stood for the time of a chunk beforehand, usually."""
     trust: int = 0
     """One in so many chunks may be a long one: the chunks by the long tasks among them, and one more."""
-    _latest: deque[_Took] = field(default_factory=deque)
+    _latest: deque[Took] = field(default_factory=deque)
     _nanoseconds: int = 0
     """Of all that are remembered together, as are the next two."""
     _chunks: int = 0
@@ -66,7 +60,7 @@ class LegPace:
             long: Whether nothing should have had to wait for it.
         """
         latest = self._latest
-        self._count(_Took(round(seconds * 1e9), chunks, long))
+        self._count((round(seconds * 1e9), chunks, long))
         together = self._nanoseconds / 1e9
         self.task, self.chunk = together / len(latest), together / self._chunks
         self.trust = self._chunks // (1 + self._long)
@@ -74,14 +68,14 @@ class LegPace:
         self._cost_a_chunk.append(cost / chunks)
         self.usual, self.cost = _median(self._seconds_a_chunk), _median(self._cost_a_chunk)
 
-    def _count(self, took: _Took) -> None:
+    def _count(self, took: Took) -> None:
         """Remember a task, and forget the oldest one if there are enough."""
         latest = self._latest
         latest.append(took)
         gone = latest.popleft() if len(latest) > REMEMBERED else _NOTHING
-        self._nanoseconds += took.nanoseconds - gone.nanoseconds
-        self._chunks += took.chunks - gone.chunks
-        self._long += took.long - gone.long
+        self._nanoseconds += took[0] - gone[0]
+        self._chunks += took[1] - gone[1]
+        self._long += took[2] - gone[2]
 
     def expect(self, item: Waiting, *, usual: bool = False) -> float | None:
         """Seconds that a chunk will take; None if nothing is known. Without a forecast those of an average
@@ -94,7 +88,7 @@ class LegPace:
         return (self.usual if usual else self.chunk) * max(1.0, more)
 
 
-_NOTHING = _Took(0, 0, False)
+_NOTHING: Took = (0, 0, False)
 
 
 def _median(values: Sequence[float]) -> float:

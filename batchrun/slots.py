@@ -234,7 +234,8 @@ class Slots:
         for kind in self._kinds.values():
             if not ((kind.free or depth) and kind.has_tags(demand)):
                 continue
-            surplus, threads = len(kind.worker.tags.keys() - demand.tags.keys()), kind.worker.threads
+            tags, threads = kind.worker.tags, kind.worker.threads
+            surplus = len(tags.keys() - demand.tags.keys()) if tags else 0
             below = kind.kept_from(keep) if keep else math.inf
             for use, members in kind.uses.items():
                 if not kind.has_room(use, demand, depth, alone):
@@ -318,7 +319,7 @@ class Slots:
 
     def _in_use(self, address: str, stay: int | None) -> _Use | None:
         """What a worker has in use; None if it is gone, or has come back since that stay."""
-        return self._use.get(address) if stay in (None, self.stay(address)) else None
+        return self._use.get(address) if stay is None or stay == self.stay(address) else None
 
     def _join(self, worker: Worker) -> None:
         address = worker.address

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from batchrun.data.source import Source
@@ -140,7 +140,7 @@ class RunningTask:
     def avoid(self, worker: str) -> None:
         """If its only chunk is tried again, that is to be elsewhere."""
         item = self.first._replace(avoid=self.first.avoid | {worker})
-        self.choice, self.items = replace(self.choice, items=(item,)), [item]
+        self.choice, self.items = self.choice._replace(items=(item,)), [item]
 
     def note_answer(self, status: TaskStatus) -> None:
         """Keep what a new status tells of answers, if that is anything new."""

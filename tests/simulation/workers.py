@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from batchrun.dispatch import Choice
@@ -55,7 +55,7 @@ class Task:
     def shorten(self, begun: int) -> list[Waiting]:
         """It ends after so many of its chunks; returns the others."""
         left = self.choice.items[begun:]
-        self.choice = replace(self.choice, items=self.choice.items[:begun])
+        self.choice = self.choice._replace(items=self.choice.items[:begun])
         self.lengths = self.lengths[:begun]
         for item in left:
             self.failures.pop(item.chunk, None)
