@@ -154,15 +154,17 @@ def run_pipeline(  # type: ignore[misc]  # the options are those below
     bound = pipe.bind(params or {})
     settings = settings or settings_of(cluster)
     run_id = new_run_id(pipe.name)
-    pickle_program(pipe, bound, run_id)
+    program = pickle_program(pipe, bound, run_id)
     folder = RunFolder(files.join(settings.artifact_root, run_id))
     _check_reachable(settings.artifact_root)
     with RunStore(settings.store_url) as store, contextlib.ExitStack() as stack:
         opener = Opener(cluster, settings, pipe, stack)
-        stack.callback(_discard_unless_recorded, store, run_id, folder)
+        refused = stack.enter_context(contextlib.ExitStack())
+        refused.callback(_discard_unless_recorded, store, run_id, folder)
         source, supply, executor = _prepare(run_id, pipe, data, folder, opener)
         stack.callback(supply.close)
         writer = store.create(new_record(run_id, pipe, bound.record, settings, source, folder, executor))
+        refused.pop_all()  # it was not
         watching = [*observers, *_shown(progress, executor, settings, stack)]
         session = make_session(
             run_id,
@@ -178,6 +180,7 @@ def run_pipeline(  # type: ignore[misc]  # the options are those below
             allowance,
             supply=supply,
             max_slots=max_slots,
+            program=program,
         )
         with end_told(store, settings.hooks, session.run_id), driving(session.run_id):
             session.drive()

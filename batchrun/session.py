@@ -94,6 +94,8 @@ class Session:
     """Of runs that share slots, one has twice as many as one whose priority is less by 1."""
     max_slots: int | None = None
     """Slots that the run may have at a time; None for as many as there are."""
+    program: bytes | None = None
+    """The code for the workers; None if it is pickled when the session begins."""
     _runner: Runner | None = field(default=None, init=False)
     _leaving: bool = field(default=False, init=False)
 
@@ -176,7 +178,7 @@ class Session:
 
     def _make_runner(self) -> Runner:
         settled = SettledChunks.empty() if self.rerun is None else self.rerun.kept
-        self.executor.prepare(pickle_program(self.pipeline, self.bound, self.run_id))
+        self.executor.prepare(self.program or pickle_program(self.pipeline, self.bound, self.run_id))
         workers = self.executor.workers()
         stages = [self.pipeline.stages[leg[0]] for leg in self.pipeline.legs]
         slots = [max(1, sum(worker.slots(stage.demand) for worker in workers)) for stage in stages]

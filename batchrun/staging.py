@@ -44,8 +44,10 @@ def make_session(
     shared: SharedSlots | None = None,
     priority: int = 0,
     max_slots: int | None = None,
+    program: bytes | None = None,
 ) -> Session:
-    """The session of a run that is recorded and whose input is planned."""
+    """The session of a run that is recorded and whose input is planned; *program* is its code, if it was
+    pickled before."""
     run: RunSettings = settings.run
     pipeline, estimates, reasons = fit_memory(
         pipeline, lambda stage: store.peaks(pipeline.name, stage), executor.workers()
@@ -83,4 +85,5 @@ def make_session(
         shared=shared,
         priority=priority,
         max_slots=max_slots,
+        program=None if reasons else program,
     )

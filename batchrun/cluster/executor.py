@@ -32,7 +32,7 @@ from distributed import Client, Future
 
 from batchrun.cluster.connection import Connection, list_workers, worker_facts
 from batchrun.cluster.entry import Entry
-from batchrun.cluster.gathering import gather
+from batchrun.cluster.gathering import fetch
 from batchrun.cluster.loss import loss_is_noticed, scheduler_is_gone
 from batchrun.cluster.stopping import ask_back, ask_to_stop, end_tasks
 from batchrun.errors import ClusterError
@@ -47,6 +47,7 @@ from batchrun.executor import (
 )
 from batchrun.resources import Worker, format_bytes
 from batchrun.status import TaskStatus
+from batchrun.worker.work import WorkResult
 
 if TYPE_CHECKING:
     from batchrun.data.source import Source
@@ -57,8 +58,8 @@ _log = logging.getLogger(__name__)
 
 _Told = TaskReported | TaskShortened | WorkersChanged
 """Signals that come ready made."""
-_Item = str | _Told | None
-"""What comes in: the key of a task that ended, a signal, or None to wake who waits."""
+_Item = tuple[str, WorkResult | None] | _Told | None
+"""What comes in: the key of a task that ended with its result, a signal, or None to wake who waits."""
 _SCATTER_ABOVE = 2**18
 """Tasks of more bytes go to their worker beside the graph."""
 _SMALL_PROGRAM = 2**15
@@ -99,6 +100,7 @@ class DaskExecutor:
         self._batches = 0
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
+        self._fetching: set[asyncio.Task[None]] = set()
         self._scattered: dict[str, Future] = {}
         self._gone: dict[str, str] = {}
         self._killed_at: dict[str, str] = {}
@@ -177,8 +179,7 @@ class DaskExecutor:
             for placement, future in zip(placements, futures, strict=True):
                 self._held[placement.task.key] = _Held(future, placement.worker)
             late = [future for p, future in zip(placements, futures, strict=True) if p.worker in self._gone]
-        for future in futures:
-            future.add_done_callback(self._on_done)
+        self._client.loop.add_callback(self._follow, futures)
         if late:
             self._client.cancel(late)
 
@@ -328,8 +329,14 @@ class DaskExecutor:
 
     # Hearing; the first four are called in threads of the client
 
-    def _on_done(self, future: Future) -> None:
-        self._inbox.put(str(future.key))
+    def _follow(self, futures: Sequence[Future]) -> None:
+        for future in futures:
+            fetching = asyncio.ensure_future(self._fetch(future))
+            self._fetching.add(fetching)
+            fetching.add_done_callback(self._fetching.discard)
+
+    async def _fetch(self, future: Future) -> None:
+        self._inbox.put((str(future.key), await fetch(self._client, future)))
 
     def _on_event(self, event: tuple[float, Any]) -> None:
         message = event[1]
@@ -413,7 +420,8 @@ class DaskExecutor:
 
     def _read(self, items: Iterable[_Item]) -> list[Signal]:
         """Turn what came in into signals, one for each task that is waited for."""
-        changed, keys = False, []
+        changed = False
+        results: dict[str, WorkResult | None] = {}
         signals: list[Signal] = []
         for item in items:
             if isinstance(item, WorkersChanged):
@@ -421,13 +429,11 @@ class DaskExecutor:
             elif isinstance(item, TaskReported | TaskShortened):
                 signals.append(item)
             elif item is not None:
-                keys.append(item)
+                results.update([item])
         with self._lock:
-            held = {key: self._held[key] for key in keys if key in self._held}
-        held = {key: task for key, task in held.items() if not task.delivered}
-        results = gather(self._client, {key: task.future for key, task in held.items()})
+            held = {key: self._held[key] for key in results if key in self._held}
         for key, task in held.items():
-            result = results.get(key)
+            result = results[key]
             if result is not None:
                 task.delivered = True
                 signals.append(TaskDone(key, result))

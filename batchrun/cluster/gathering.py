@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from distributed import Client, Future
 
 from batchrun.worker.work import WorkResult
 
-__all__ = ["gather"]
+__all__ = ["fetch"]
 
 _log = logging.getLogger(__name__)
 
 
-def gather(client: Client, futures: Mapping[str, Future]) -> dict[str, WorkResult | None]:
-    """The results of those futures that are finished, by the same keys; what cannot be read is left out."""
-    finished = {key: future for key, future in futures.items() if future.status == "finished"}
-    if not finished:
-        return {}
+async def fetch(client: Client, future: Future) -> WorkResult | None:
+    """The result of a task once it has ended; None if it has none, or it cannot be read.
+
+    To be awaited on the client's loop.
+    """
     try:
-        gathered: dict[str, WorkResult | None] = client.gather(finished, errors="skip")
-        return gathered
-    except Exception as error:  # one result that cannot be read must not hide the others
-        _log.debug("a batch of results could not be read at once: %s", error)
-    one_by_one: dict[str, WorkResult | None] = {}
-    for key, future in finished.items():
-        try:
-            one_by_one[key] = client.gather([future], errors="skip")[0]
-        except Exception as error:
-            _log.debug("%s: %s", key, error)
-    return one_by_one
+        found: list[WorkResult] = await client.gather([future], errors="skip", asynchronous=True)
+        return found[0] if found else None
+    except Exception as error:
+        _log.debug("the result of %s could not be read: %s", future.key, error)
+        return None

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -24,6 +25,8 @@ PAGE = "batchrun"
 """The name of the page: the last part of its address, and its link in the navigation."""
 
 _log = logging.getLogger("batchrun.dashboard")
+_installed: weakref.WeakKeyDictionary[Client, tuple[Callable[[], object], str]] = weakref.WeakKeyDictionary()
+"""By client the connection to the scheduler on which the page was found, and its address."""
 
 
 class DashboardPlugin(SchedulerPlugin):  # type: ignore[misc]
@@ -90,6 +93,15 @@ def install(client: Client) -> str:
     The address is empty if the scheduler has no dashboard, or cannot have the page; then the reason is
     logged as a warning, and nothing else is different. A second call for the same scheduler changes nothing.
     """
+    connection, url = _installed.get(client, (lambda: None, ""))
+    if client.scheduler_comm is None or connection() is not client.scheduler_comm:
+        url = _install(client)
+        if url:
+            _installed[client] = weakref.ref(client.scheduler_comm), url
+    return url
+
+
+def _install(client: Client) -> str:
     try:
         client.register_plugin(DashboardPlugin())
         if not client.run_on_scheduler(has_page):

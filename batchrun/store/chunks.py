@@ -28,6 +28,20 @@ MOST_NAMED = 500
 _OUTCOMES = tuple(Outcome)
 _CODES = {outcome.value: code for code, outcome in enumerate(_OUTCOMES)}
 
+_SETTLED = (
+    sa.select(
+        *(schema.chunks.c[name] for name in ("chunk", "outcome", "rows", "rows_out", "seconds")),
+        *(sa.func.coalesce(schema.chunks.c[name], -1) for name in ("file", "first_batch", "batches")),
+        *(sa.func.coalesce(schema.chunks.c[name], 0) for name in ("first_row", "nbytes")),
+        *(schema.chunks.c[name] for name in ("objective", "bound")),
+    )
+    .where(schema.of_run(schema.chunks, sa.bindparam("run_id")))
+    .order_by(schema.chunks.c.chunk)
+)
+_HAS_RESULT = schema.chunks.c.outcome.in_(SOLVED)
+_ASKED = {None: _SETTLED, True: _SETTLED.where(_HAS_RESULT), False: _SETTLED.where(~_HAS_RESULT)}
+"""What is asked for settled chunks, by whether they are to have a result; built once, since it is long."""
+
 
 def settled(
     connection: sa.Connection, run_id: str, solved: bool | None, chunks: Sequence[int] | None
@@ -38,21 +52,13 @@ def settled(
     from batchrun.data.refs import ResultRefs
 
     if chunks is not None and len(chunks) > MOST_NAMED:
-        found = settled(connection, run_id, solved, None)
-        return found.where(np.isin(found.chunks, np.fromiter(chunks, np.int64, len(chunks))))
-    table = schema.chunks
-    missing = [sa.func.coalesce(table.c[name], -1) for name in ("file", "first_batch", "batches")]
-    missing += [sa.func.coalesce(table.c[name], 0) for name in ("first_row", "nbytes")]
-    told = (table.c.chunk, table.c.outcome, table.c.rows, table.c.rows_out, table.c.seconds)
-    query = sa.select(*told, *missing, table.c.objective, table.c.bound).where(schema.of_run(table, run_id))
-    if solved is not None:
-        has_result = table.c.outcome.in_(SOLVED)
-        query = query.where(has_result if solved else ~has_result)
+        every = settled(connection, run_id, solved, None)
+        return every.where(np.isin(every.chunks, np.fromiter(chunks, np.int64, len(chunks))))
+    query = _ASKED[solved]
     if chunks is not None:
-        query = query.where(table.c.chunk.in_(list(chunks)))
-    parts = [
-        _columns(listed) for listed in connection.execute(query.order_by(table.c.chunk)).partitions(AT_A_TIME)
-    ]
+        query = query.where(schema.chunks.c.chunk.in_(list(chunks)))
+    found = connection.execute(query, {"run_id": run_id})
+    parts = [_columns(listed) for listed in found.partitions(AT_A_TIME)]
     if not parts:
         return SettledChunks.empty()
     number, code, rows, rows_out, seconds, file, *place, objectives, bounds = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -22,9 +23,15 @@ _driven_here: set[str] = set()
 
 def driver_name() -> str:
     """Host, process id and start time of this process, which together name it for good."""
+    return _name_of(socket.gethostname(), os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _name_of(host: str, process: int) -> str:
+    """Asked for once in each process, a forked one included."""
     import psutil
 
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+    return f"{host}/{process}/{psutil.Process(process).create_time():.2f}"
 
 
 @contextmanager

@@ -26,6 +26,22 @@ FEWEST = 2_000
 _TAKES_WHAT_IT_TAKES = (Outcome.SUCCEEDED, Outcome.STOPPED_WITH_SOLUTION, Outcome.OUT_OF_MEMORY)
 """An attempt that ended otherwise may have ended before it took all that it needs."""
 
+# Built once, since every run begins with these.
+_NEWEST = (
+    sa.select(schema.runs.c.number, schema.runs.c.ended - schema.runs.c.started)
+    .where(schema.runs.c.pipeline == sa.bindparam("pipeline"))
+    .order_by(schema.runs.c.created.desc())
+    .limit(RUNS)
+)
+_OF_RUNS = schema.attempts.c.run.in_(sa.bindparam("runs", expanding=True))
+_COUNTED = sa.select(schema.attempts.c.run, sa.func.count()).where(_OF_RUNS).group_by(schema.attempts.c.run)
+_SOLVED = (
+    sa.select(*(schema.attempts.c[name] for name in ("stage", "key", "rows_in", "seconds")))
+    .where(schema.attempts.c.outcome.in_(SOLVED))
+    .order_by(schema.attempts.c.run.desc(), schema.attempts.c.id.desc())
+)
+_SOLVED_OF_RUNS = _SOLVED.where(_OF_RUNS)
+
 
 def peaks(connection: sa.Connection, pipeline: str, stage: str, limit: int) -> list[tuple[int, int]]:
     """Rows given and most bytes used of the latest attempts, newest first."""
@@ -76,34 +92,22 @@ def durations(connection: sa.Connection, pipeline: str, limit: int) -> dict[str,
 
 def _latest(connection: sa.Connection, pipeline: str, limit: int) -> list[sa.Row[Any]]:
     """Solved attempts, newest first: all of the newest runs as far as they are no more than *limit*."""
-    runs, table = schema.runs, schema.attempts
-    newest = (
-        sa.select(runs.c.number, runs.c.ended - runs.c.started)
-        .where(runs.c.pipeline == pipeline)
-        .order_by(runs.c.created.desc())
-        .limit(RUNS)
-    )
-    seconds = {number: took or 0.0 for number, took in connection.execute(newest)}
+    newest = connection.execute(_NEWEST, {"pipeline": pipeline})
+    seconds = {number: took or 0.0 for number, took in newest}
     numbers = list(seconds)
     limit = min(limit, max(FEWEST, int(A_SECOND * max(seconds.values(), default=0.0))))
-    counted: dict[int, int] = dict(
-        connection.execute(
-            sa.select(table.c.run, sa.func.count()).where(table.c.run.in_(numbers)).group_by(table.c.run)
-        ).all()
-    )
+    if not numbers:
+        return []
+    counted: dict[int, int] = dict(connection.execute(_COUNTED, {"runs": numbers}).all())
     whole, left = [], limit
-    query = (
-        sa.select(table.c.stage, table.c.key, table.c.rows_in, table.c.seconds)
-        .where(table.c.outcome.in_(SOLVED))
-        .order_by(table.c.run.desc(), table.c.id.desc())
-    )
     part: Sequence[sa.Row[Any]] = ()
     for run in numbers:
         attempts = counted.get(run, 0)
         if attempts > left:
             if left:
-                part = sample(connection, query.where(table.c.run == run), attempts, left)
+                query = _SOLVED.where(schema.attempts.c.run == run)
+                part = sample(connection, query, attempts, left)
             break
         whole.append(run)
         left -= attempts
-    return [*connection.execute(query.where(table.c.run.in_(whole))), *part]
+    return [*connection.execute(_SOLVED_OF_RUNS, {"runs": whole}), *part]

@@ -166,6 +166,7 @@ class LiveState:
 
 _REPLACE = schema.live.update().where(schema.of_run(schema.live, sa.bindparam("run_id")))
 """Built once, as drivers save it all the time."""
+_CLEAR = schema.live.delete().where(schema.of_run(schema.live, sa.bindparam("run_id")))
 
 
 def save(connection: sa.Connection, run_id: str, state: LiveState) -> None:
@@ -185,7 +186,7 @@ def read(connection: sa.Connection, run_id: str) -> LiveState | None:
 
 def clear(connection: sa.Connection, run_id: str) -> None:
     """Forget the state."""
-    connection.execute(schema.live.delete().where(schema.of_run(schema.live, run_id)))
+    connection.execute(_CLEAR, {"run_id": run_id})
 
 
 _Part = TypeVar("_Part", RunningChunk, DelayedChunk, WaitingChunks, LiveWorker, SlotUse)

@@ -26,6 +26,7 @@ __all__ = ["QueueEntry", "QueuedRun", "RunQueue", "insert_queued"]
 _UNDER_WAY = (RunState.QUEUED.value, RunState.RUNNING.value)
 _STANDS = (*_UNDER_WAY, RunState.SUCCEEDED.value)
 """Where a run stands that need not be made once more."""
+_PLACE = sa.select(schema.queue).where(schema.of_run(schema.queue, sa.bindparam("run_id")))
 _INSERT_RUN = schema.runs.insert().returning(schema.runs.c.number)
 _INSERT_ENTRY = schema.queue.insert()
 _PROGRAM = sa.select(schema.programs.c.number).where(schema.programs.c.digest == sa.bindparam("digest"))
@@ -118,9 +119,8 @@ class RunQueue:
 
     def entry(self, run_id: str) -> QueueEntry | None:
         """How a run stands in the queue; None if it was never there."""
-        table = schema.queue
         with self._database.begin() as connection:
-            row = connection.execute(sa.select(table).where(schema.of_run(table, run_id))).one_or_none()
+            row = connection.execute(_PLACE, {"run_id": run_id}).one_or_none()
         return None if row is None else _entry(row)
 
     def under_way(self) -> list[QueuedRun]:

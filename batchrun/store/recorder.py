@@ -77,8 +77,7 @@ class Recorder:
         self._written: list[tuple[Integers, ResultRefs]] = []
         self._since: float | None = None
         self._beaten = self.clock()
-        self._asked: float | None = None
-        self._told = self.clock()
+        self._asked = self._told = self.clock()
 
     def attempt(self, attempt: Attempt) -> None:
         """Collect the record of an attempt."""
@@ -180,7 +179,7 @@ class Recorder:
     def requests(self, every: float = 0.25) -> list[CancelRequest]:
         """What others asked of the run since the last call; looks at most every so many seconds."""
         now = self.clock()
-        if self._asked is not None and now - self._asked < every:
+        if now - self._asked < every:
             return []
         self._asked = now
         return list(self.writer.take_requests())

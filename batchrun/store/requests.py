@@ -17,6 +17,9 @@ _UNTAKEN = (
     .limit(1)
 )
 """Built once, as drivers ask for it all the time."""
+_DISCARD = schema.requests.delete().where(
+    schema.of_run(schema.requests, sa.bindparam("run_id")), schema.requests.c.taken.is_(None)
+)
 
 
 @dataclass(frozen=True)
@@ -58,5 +61,4 @@ def take(connection: sa.Connection, run_id: str) -> list[CancelRequest]:
 
 def discard(connection: sa.Connection, run_id: str) -> None:
     """Forget requests that nobody took."""
-    table = schema.requests
-    connection.execute(table.delete().where(schema.of_run(table, run_id), table.c.taken.is_(None)))
+    connection.execute(_DISCARD, {"run_id": run_id})

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChunkLog", "RunRecord", "RunStore", "SettledChunk"]
 
+_OF_THIS_ID = sa.select(schema.runs).where(schema.runs.c.run_id == sa.bindparam("run_id"))
+"""Built once, as it is asked most."""
+
 
 class RunStore:
     """Runs in a database.
@@ -178,7 +181,7 @@ class RunStore:
             return newest[0]
         with self._begin() as connection:
             table = schema.runs
-            exact = connection.execute(sa.select(table).where(table.c.run_id == text)).one_or_none()
+            exact = connection.execute(_OF_THIS_ID, {"run_id": text}).one_or_none()
             if exact is not None:
                 return rows.run_from_row(exact)
             # Only ids are read, which lie close together in their index, and then the one run.

@@ -29,6 +29,8 @@ _STANDING = [schema.runs.c[name] for name in ("number", "fence", "state", "chunk
 """What is asked of a run's record before it is written."""
 _STANDS = sa.select(*_STANDING).where(schema.runs.c.run_id == sa.bindparam("run_id")).with_for_update()
 """The question; built once, since every transaction begins with it."""
+_CHANGE = schema.runs.update().where(schema.runs.c.number == sa.bindparam("this_run"))
+"""Changes the columns that it is given values for."""
 
 
 class RunWriter:
@@ -191,7 +193,7 @@ def _update(connection: sa.Connection, run: int, changes: dict[str, Any]) -> Non
     if changes.get("error") is not None:
         changes = {**changes, "error": asdict(changes["error"])}
     if changes:
-        connection.execute(schema.runs.update().where(schema.runs.c.number == run).values(**changes))
+        connection.execute(_CHANGE, {**changes, "this_run": run})
 
 
 def tell_end(connection: sa.Connection, run_id: str) -> None:
