@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchrun.data.load import load, load_frame, write_table
 from batchrun.data.table import Inline, Slice, Stored, TableRef, encode
@@ -34,9 +34,8 @@ LONGEST = 0.5
 """Seconds after which no further chunk of a pack begins; the rest goes back to the runner."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One chunk of a pack."""
+class Member(NamedTuple):
+    """One chunk of a pack: a tuple, since there is one for each try of each short chunk."""
 
     chunk: int
     """The chunk's number."""
