@@ -264,13 +264,15 @@ class Plan:
     def take(self, most: int, *, ready: int | None = None) -> list[int]:
         """The numbers of the next chunks, at most so many; empty if all that are cut were handed out.
 
-        With *ready* it stops before the first chunk with a row from there on, which cannot be read yet.
+        With *ready*, chunks with a row from there on are passed over, since they cannot be read yet.
         """
         chunks = self._order[self._given : self._given + most]
         if ready is not None and ready < self._source.rows:
-            late = np.flatnonzero(self._chunks.stops[chunks] > ready)
-            chunks = chunks[: late[0]] if len(late) else chunks
-        self._given += len(chunks)
+            left = self._order[self._given :]
+            there = np.flatnonzero(self._chunks.stops[left] <= ready)[:most]
+            chunks, self._order, self._given = left[there], np.delete(left, there), 0
+        else:
+            self._given += len(chunks)
         return chunks.tolist()  # type: ignore[no-any-return]
 
     def extend(self) -> None:
