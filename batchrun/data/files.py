@@ -12,9 +12,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from batchrun.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "check_writable",
@@ -35,6 +38,7 @@ __all__ = [
     "remove_folder",
     "resolve",
     "stamp",
+    "write_arrow",
     "write_atomically",
     "write_bytes",
 ]
@@ -177,6 +181,23 @@ def write_bytes(path: str, data: bytes) -> None:
     """Write *data* as a whole file, or nothing. Raises StoreError as write_atomically does."""
     with write_atomically(path) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def write_arrow(path: str, schema: pa.Schema, *, durable: bool = True) -> Iterator[pa.RecordBatchFileWriter]:
+    """Write an Arrow IPC file, whole or not at all: a context that gives what takes its record batches.
+
+    Arrow writes by itself: a Python file would need the interpreter's lock for each buffer, and every other
+    thread that computes keeps it for 5 ms. See write_atomically for *durable* and errors.
+    """
+    import pyarrow as pa
+
+    with (
+        write_atomically(path, durable=durable) as file,
+        pa.OSFile(file.name, "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        yield writer
 
 
 def read_bytes(path: str) -> bytes:

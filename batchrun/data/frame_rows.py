@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from batchrun.data.pandas_frame import table_from_pandas
 from batchrun.data.planning import missing_column, range_labels
-from batchrun.data.schema import conform
 from batchrun.data.table import Labels, labels_of, to_table, with_labels
 from batchrun.errors import InputError, ResultError
 
@@ -71,21 +70,23 @@ def rows_of_frame(data: Any, columns: tuple[str, ...] | None) -> FrameRows:
     if not _is_plain(frame, kept):
         return rows_of_table(input_table(frame, columns))
 
-    def convert(start: int, stop: int) -> pa.Table:
-        rows = table_from_pandas(frame.iloc[start:stop], owner=OWNER, columns=kept, error=InputError)
-        return with_labels(rows, None)
-
     head = table_from_pandas(frame.iloc[:0], owner=OWNER, columns=kept, error=InputError)
     schema = with_labels(head, None).schema
     sizes = frame.memory_usage(index=not isinstance(frame.index, pandas.RangeIndex), deep=False)
     wanted = [name for name in sizes.index if kept is None or name in kept or name == "Index"]
-    return FrameRows(
-        schema,
-        len(frame),
-        int(sizes[wanted].sum()),
-        labels_of(head.schema),
-        lambda start, stop: conform(convert(start, stop), schema),
-    )
+    series = [frame[name] for name in (frame.columns if kept is None else kept)]
+    if len(schema) > len(series):  # labels that are no range are a column too
+        series.append(frame.index.to_series())
+
+    def convert(start: int, stop: int) -> pa.Table:
+        # Without what `pa.Table.from_pandas` does for each table: threads, and metadata that are known.
+        arrays = [
+            pa.array(column.iloc[start:stop], type=field.type, from_pandas=True)
+            for column, field in zip(series, schema, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    return FrameRows(schema, len(frame), int(sizes[wanted].sum()), labels_of(head.schema), convert)
 
 
 def input_table(data: Any, columns: tuple[str, ...] | None) -> pa.Table:

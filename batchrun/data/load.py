@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from batchrun.data.files import is_local, write_atomically
+from batchrun.data.files import is_local, write_arrow
 from batchrun.data.opened import open_arrow, open_parquet
 from batchrun.data.schema import conform, row_bytes
 from batchrun.data.table import (
@@ -127,11 +127,10 @@ def write_table(table: pa.Table, path: str) -> Stored:
 
     Raises StoreError when the disk is full or refuses.
     """
-    import pyarrow as pa
 
     if _has_dictionaries(table.schema):
         table = table.unify_dictionaries()
-    with write_atomically(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+    with write_arrow(path, table.schema) as writer:
         for batch in batches_of(table):
             writer.write_batch(batch)
     return Stored(path, table.num_rows, table.nbytes)
@@ -151,7 +150,7 @@ def write_batches(reader: pa.RecordBatchReader, path: str) -> None:
         for field in reader.schema
     ]
     schema = pa.schema(fields, metadata=reader.schema.metadata)
-    with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
+    with write_arrow(path, schema) as writer:
         for batch in reader:
             writer.write_batch(batch if batch.schema == schema else batch.cast(schema))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchrun.data.files import join, write_atomically
+from batchrun.data.files import join, write_arrow
 from batchrun.data.refs import ResultRefs
 from batchrun.data.table import EACH_LABELS_KEY, LABELS_KEY, batches_of, decode, with_labels
 
@@ -112,13 +112,12 @@ def _kind(table: pa.Table) -> bytes:
 
 def _write_segment(path: str, results: Sequence[tuple[_Results, pa.Table]]) -> list[ResultRefs]:
     import numpy as np
-    import pyarrow as pa
 
     places = []
     schema = with_labels(results[0][1], None).schema
     tables = _one_dictionary([with_labels(table, None) for _, table in results])
     position = 0
-    with write_atomically(path) as file, pa.ipc.new_file(file, schema) as writer:
+    with write_arrow(path, schema) as writer:
         for (result, table), plain in zip(results, tables, strict=True):
             metadata = table.schema.metadata or {}
             note = {key: metadata[key] for key in (LABELS_KEY, EACH_LABELS_KEY) if key in metadata}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from batchrun.data.files import join, write_atomically
+from batchrun.data.files import join, write_arrow
 from batchrun.data.frame_rows import FrameRows
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
@@ -25,6 +25,9 @@ BLOCK_BYTES = 4 * 2**20
 """Bytes of a block of the spool, about; each is a file, and can be read once it is written."""
 BATCH_BYTES = 64 * 2**20
 """Bytes of a record batch, at most, where chunks are larger than a block."""
+STRETCH = 2**20
+"""Rows that are converted at a time, at least: most columns of pandas become Arrow's without a copy, but not
+without some work for each of them."""
 _MOST_BLOCKS = 1024
 """Blocks grow so that there are no more than so many, about."""
 _SAMPLES, _SAMPLE = 4, 256
@@ -61,14 +64,14 @@ def spool_rows(
         file_starts=None,
         spool=folder,
     )
-    whole = None if order is None else frame.convert(0, frame.rows)
+    converted = _Converted(frame, frame.rows if order is not None else STRETCH)
 
     def write(number: int) -> None:
         start, stop = int(edges[number]), int(edges[number + 1])
-        if whole is None or order is None:
-            rows = frame.convert(start, stop)
+        if order is None:
+            rows = converted.slice(start, stop)
         else:
-            rows = _taken(whole, order[start:stop])
+            rows = _taken(converted.slice(0, frame.rows), order[start:stop])
         rows = rows.combine_chunks() if rows.num_columns else rows
         write_batches(names[number], frame.schema, batches_of(rows))
 
@@ -96,6 +99,22 @@ def _block_edges(frame: FrameRows, cuts: Integers) -> Integers:
         edges.append(min(cut if cut > begin else begin + most, rows))
     # A block without rows still knows the types.
     return np.array(edges if rows or not frame.schema.names else [0, 0], np.int64)
+
+
+class _Converted:
+    """Rows of a frame as Arrow tables, asked for in turn and converted so many at a time."""
+
+    def __init__(self, frame: FrameRows, stretch: int) -> None:
+        self._frame = frame
+        self._stretch = stretch
+        self._start, self._table = 0, frame.convert(0, 0)
+
+    def slice(self, start: int, stop: int) -> pa.Table:
+        """The rows from a first one up to another."""
+        if not self._start <= start <= stop <= self._start + self._table.num_rows:
+            last = min(self._frame.rows, max(stop, start + self._stretch))
+            self._start, self._table = start, self._frame.convert(start, last)
+        return self._table.slice(start - self._start, stop - start)
 
 
 def _taken(table: pa.Table, rows: Integers) -> pa.Table:
@@ -137,7 +156,7 @@ def write_batches(path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch
     writing it.
     """
     lengths = []
-    with write_atomically(path, durable=False) as file, pa.ipc.new_file(file, schema) as writer:
+    with write_arrow(path, schema, durable=False) as writer:
         for batch in batches:
             writer.write_batch(batch)
             lengths.append(batch.num_rows)
