@@ -72,8 +72,6 @@ def rows_of_frame(data: Any, columns: tuple[str, ...] | None) -> FrameRows:
 
     head = table_from_pandas(frame.iloc[:0], owner=OWNER, columns=kept, error=InputError)
     schema = with_labels(head, None).schema
-    sizes = frame.memory_usage(index=not isinstance(frame.index, pandas.RangeIndex), deep=False)
-    wanted = [name for name in sizes.index if kept is None or name in kept or name == "Index"]
     series = [frame[name] for name in (frame.columns if kept is None else kept)]
     if len(schema) > len(series):  # labels that are no range are a column too
         series.append(frame.index.to_series())
@@ -86,7 +84,8 @@ def rows_of_frame(data: Any, columns: tuple[str, ...] | None) -> FrameRows:
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
-    return FrameRows(schema, len(frame), int(sizes[wanted].sum()), labels_of(head.schema), convert)
+    nbytes = sum(column.memory_usage(index=False, deep=False) for column in series)
+    return FrameRows(schema, len(frame), int(nbytes), labels_of(head.schema), convert)
 
 
 def input_table(data: Any, columns: tuple[str, ...] | None) -> pa.Table:
