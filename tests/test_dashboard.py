@@ -976,6 +976,21 @@ class TestInstall:
                 board = cluster.scheduler.plugins[DashboardPlugin.name].board
                 assert "kept" in {view.message.run_id for view in board.newest_first()}
 
+    def test_the_scheduler_is_asked_once_for_each_connection_to_it(self, cluster, monkeypatch):
+        from distributed import Client
+
+        from batchrun.dashboard import plugin
+
+        asked = []
+        monkeypatch.setattr(plugin, "_install", lambda client: asked.append(client) or "http://here/batchrun")
+        with Client(cluster, set_as_default=False) as client:
+            assert plugin.install(client) == plugin.install(client) == "http://here/batchrun"
+            assert asked == [client]
+            monkeypatch.setattr(client, "scheduler_comm", type(client.scheduler_comm)("1s"))  # as a new one
+            plugin.install(client)
+            assert asked == [client, client]
+            monkeypatch.undo()
+
     def test_a_message_that_is_no_message_does_no_harm(self, cluster):
         from distributed import Client
 

@@ -81,6 +81,17 @@ def test_the_chunk_with_most_left_at_all_legs_is_handed_out_first_and_scarce_wor
     assert plan.work == [0.0, 0.0]
 
 
+def test_chunks_whose_rows_are_not_there_yet_are_passed_over_and_keep_their_turn(folder):
+    plan = make(folder, by_rows(25), forecast=lambda keys, rows: [np.arange(4.0)], scarcity=[1.0])
+    plan.extend()
+
+    assert plan.take(1, ready=60) == [1]
+    assert plan.take(10, ready=60) == [0]
+    assert plan.take(10, ready=60) == []
+    assert plan.not_handed_out == {2, 3}
+    assert plan.take(10) == [3, 2]
+
+
 def test_what_is_not_known_of_one_leg_is_not_known_of_all(folder):
     plan = make(folder, by_rows(25), forecast=lambda keys, rows: [np.arange(4.0), None], scarcity=[1.0, 2.0])
     plan.extend()

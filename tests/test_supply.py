@@ -18,6 +18,7 @@ from batchrun import Pipeline, RetryPolicy, Stage, by_group, by_rows, run_pipeli
 from batchrun.config import load_settings
 from batchrun.data import shared_memory, spool
 from batchrun.data.load import load
+from batchrun.data.pandas_frame import table_from_pandas
 from batchrun.data.opening import open_input
 from batchrun.data.shared_memory import leftovers, offer_memory
 from batchrun.data.source import Source
@@ -104,6 +105,43 @@ def test_what_is_changed_in_place_meanwhile_is_not_seen(gate: Gate, tmp_path: Pa
     supply.wait(1000)
 
     pd.testing.assert_frame_equal(rows(source, 0, 1000), FRAME)
+
+
+def every_type(rows: int) -> pd.DataFrame:
+    """A column of each type that is converted without asking what is in it."""
+    number = np.arange(rows)
+    return pd.DataFrame(
+        {
+            "i": number.astype("i1"),
+            "u": number.astype("u2"),
+            "half": number.astype("f2"),
+            "single": np.where(number % 3, 1.5, np.nan).astype("f4"),
+            "infinite": np.where(number % 2, np.inf, np.nan),
+            "bool": number % 2 == 0,
+            "time": pd.Series(pd.date_range("2020", periods=rows)).where(number % 2 == 0),
+            "span": pd.to_timedelta(number, unit="s"),
+            "zone": pd.date_range("2020", periods=rows, tz="Europe/Berlin"),
+            "text": pd.Series(["a", None] * (rows // 2), dtype="str"),
+        }
+    )
+
+
+@pytest.mark.parametrize("index", [None, "i", "single", "time", "zone", "text"])
+def test_rows_become_what_arrow_makes_of_the_whole_frame(
+    index: str | None, small_blocks: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(spool, "STRETCH", 7)
+    frame = every_type(50) if index is None else every_type(50).set_index(index)
+
+    source, supply = begin(frame, tmp_path, split=by_rows(3))
+    supply.wait(50, timeout=30)
+
+    assert len(source.files) > 3
+    expected = table_from_pandas(frame, owner="the frame")
+    found = load(source.slice(0, 50)).combine_chunks()
+    assert found.schema.equals(expected.schema, check_metadata=index is not None)
+    assert found.equals(expected.combine_chunks())
+    pd.testing.assert_frame_equal(rows(source, 0, 50), frame)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10, 250, 999])

@@ -57,7 +57,7 @@ class ThreadHost:
         self._reporter = reporter
         self._ticket = ticket
         self._text = HeadTail()
-        self._listener = _ThreadListener(self, Limits(""))
+        self._listener: _ThreadListener | None = None
         self._then = task.then
         self.last = StageEnd("", Outcome.CANCELLED, time.time(), 0.0)
 
@@ -71,9 +71,8 @@ class ThreadHost:
         return False
 
     def begin(self, position: int) -> _ThreadListener:
-        name = self._steps[position].name
-        limits = self._task.limits[position] if self._task.isolated else Limits(name)
-        self._listener = _ThreadListener(self, replace(limits, stage=name))
+        limits = self._task.limits[position] if self._task.isolated else Limits(self._steps[position].name)
+        self._listener = _ThreadListener(self, limits)
         return self._listener
 
     def loaded(self, rows: int) -> None:
@@ -88,7 +87,7 @@ class ThreadHost:
         """Nothing follows from it in a thread."""
 
     def stop_seen(self) -> Cause | None:
-        return self._listener.seen
+        return self._listener.seen if self._listener else None
 
     def end(self, ended: StageEnd) -> None:
         self._reporter.forget()
@@ -97,7 +96,8 @@ class ThreadHost:
         if unwanted and ended.outcome is not Outcome.SUCCEEDED:
             ended = as_cancelled(ended)
         self.last = ended
-        self._ledger.add(ended, log=self._text.take(), incumbents=self._listener.history.thinned())
+        answers = self._listener.history.thinned() if self._listener else ()
+        self._ledger.add(ended, log=self._text.take(), incumbents=answers)
 
     def asked(self) -> Cause | None:
         """Why the stage should stop, if it should."""
