@@ -18,8 +18,8 @@ from batchrun import Pipeline, RetryPolicy, Stage, by_group, by_rows, run_pipeli
 from batchrun.config import load_settings
 from batchrun.data import shared_memory, spool
 from batchrun.data.load import load
-from batchrun.data.pandas_frame import table_from_pandas
 from batchrun.data.opening import open_input
+from batchrun.data.pandas_frame import table_from_pandas
 from batchrun.data.shared_memory import leftovers, offer_memory
 from batchrun.data.source import Source
 from batchrun.data.supply import Supply
