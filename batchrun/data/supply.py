@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,7 @@ class Supply:
         self._stop = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._remover: ThreadPoolExecutor | None = None
         if write is not None:
             self._thread = threading.Thread(
                 target=self._write, args=(write,), name="batchrun-spool", daemon=True
@@ -104,11 +106,12 @@ class Supply:
         if self._spool is None or not len(starts):
             return
         self._left -= self._count(starts, stops)
-        for number in np.flatnonzero((self._left <= 0) & self._there).tolist():
-            self._there[number] = False
-            # What cannot be removed now goes with its folder.
-            with contextlib.suppress(StoreError):
-                files.remove(self._files[number])
+        over = np.flatnonzero((self._left <= 0) & self._there)
+        self._there[over] = False
+        if len(over):
+            if self._remover is None:
+                self._remover = ThreadPoolExecutor(1, thread_name_prefix="batchrun-spool-remover")
+            self._remover.submit(self._remove_files, over.tolist())
 
     def close(self, patience: float = PATIENCE) -> None:
         """Let go.
@@ -119,7 +122,7 @@ class Supply:
         """
         if self._thread is not None:
             self._thread.join(patience)
-            self._end_thread()
+        self._end_threads()
         if self._spool is None:
             return
         if not (self._left > 0).any():
@@ -132,8 +135,14 @@ class Supply:
 
     def discard(self) -> None:
         """Stop writing and remove all that the run wrote."""
-        self._end_thread()
+        self._end_threads()
         self._remove()
+
+    def _remove_files(self, numbers: list[int]) -> None:
+        """In a thread: memory is given back page by page, which takes a second for some gigabytes."""
+        for number in numbers:
+            with contextlib.suppress(StoreError):  # what cannot be removed now goes with its folder
+                files.remove(self._files[number])
 
     def _remove(self) -> None:
         if self._memory is not None:
@@ -154,11 +163,14 @@ class Supply:
             counts[rest] += np.minimum(self._edges[1:][rest], stops[at]) - self._edges[:-1][rest]
         return counts
 
-    def _end_thread(self) -> None:
+    def _end_threads(self) -> None:
         self._stop = self._writing
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._remover is not None:
+            self._remover.shutdown()
+            self._remover = None
 
     def _write(self, write: Callable[[int], None]) -> None:
         try:
