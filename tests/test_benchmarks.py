@@ -16,7 +16,7 @@ from tests.benchmarks.cases import CASES
 from tests.benchmarks.contest import Record, Target, race
 from tests.benchmarks.page import write_page
 
-LONG = {"big_store", "page_load", "queued_tasks", "service", "sums_in_memory"}
+LONG = {"big_store", "page_load", "queued_tasks", "service", "stored_page", "sums_in_memory"}
 """Half of the time that all of them take; what they measure is tested elsewhere."""
 SMOKE = [
     pytest.param(

@@ -905,6 +905,18 @@ class TestPage:
         assert "<h2>4 chunks</h2>" in text
         assert "cut into parts</th><td>1</td>" in text
 
+    def test_what_a_run_that_has_ended_did_not_come_to_waits_for_nothing(self):
+        begun = (started(), ChunksPlanned("r", 100.0, 3, 30), settled(0))
+        shown = ChunkMap()
+        shown.update(view := told(*begun).get("r"))
+        assert "waiting</th><td>2</td>" in panels.outcomes(view)
+        assert shown._said.args["labels"][0] == "waiting"
+
+        shown.update(view := told(*begun, ended(RunState.CANCELLED, (10, 0, 990))).get("r"))
+        assert "not run</th><td>2</td>" in panels.outcomes(view)
+        assert "waiting" not in panels.outcomes(view)
+        assert shown._said.args["labels"][0] == "not run"
+
     def test_a_runner_that_went_silent_is_named(self):
         view = told(started()).get("r")
         assert "no word from the runner for 45.0 s" in panels.headline(view, view.heard + 45)

@@ -29,10 +29,12 @@ from batchrun.dashboard.cells import Cells
 from batchrun.dashboard.looks import INK, ink_on, note
 from batchrun.outcome import Outcome
 
-__all__ = ["COLORS", "INKS", "LABELS", "SYMBOLS", "ChunkMap"]
+__all__ = ["COLORS", "INKS", "LABELS", "LABELS_AT_THE_END", "SYMBOLS", "ChunkMap"]
 
 LABELS: Final = ("waiting", "running", *(outcome.value.replace("_", " ") for outcome in Outcome))
 """What each code means, for people."""
+LABELS_AT_THE_END: Final = ("not run", *LABELS[1:])
+"""The same of a run that has ended: what it did not come to waits for nothing."""
 COLORS: Final = ("#8a94a340", "#a6d0f2", *(outcome.color for outcome in Outcome))
 """The colour of each code; what waits lets a card through, which may be light or dark."""
 INKS: Final = ("#45566a", "#45566a", *(ink_on(outcome.color) for outcome in Outcome))
@@ -66,7 +68,7 @@ const time = (s) => {
 if (format == "name") return alone ? `chunk ${first[at]}` : `chunks ${many(first[at])} to ${many(last[at])}`
 const label = labels[code[at]]
 if (format == "condition") return alone ? label : `${many(settled[at])} settled, worst: ${label}`
-return settled[at] ? `${many(rows[at])} rows in ${time(seconds[at])}` : "not settled yet"
+return settled[at] ? `${many(rows[at])} rows in ${time(seconds[at])}` : "not settled"
 """
 """What a tile says of itself: its *format* is name, condition or facts."""
 
@@ -168,6 +170,9 @@ class ChunkMap:
 
     def update(self, view: RunView) -> None:
         """Show *view*, which may be another run than before."""
+        labels = list(LABELS_AT_THE_END if view.message.ended else LABELS)
+        if self._said.args["labels"] != labels:
+            self._said.args = {"source": self._source, "labels": labels}
         cells = view.cells
         if (cells, view.version) == (self._cells, self._version):
             return

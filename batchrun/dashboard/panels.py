@@ -8,7 +8,7 @@ from html import escape
 from typing import Final
 
 from batchrun.dashboard.board import RunView
-from batchrun.dashboard.chunk_map import COLORS, INKS, LABELS, SYMBOLS
+from batchrun.dashboard.chunk_map import COLORS, INKS, LABELS, LABELS_AT_THE_END, SYMBOLS
 from batchrun.dashboard.message import CUT, RUNNING, WAITING, FailureLine, Message
 from batchrun.outcome import Outcome, RunState
 from batchrun.progress import RunningLine, describe_gap, describe_share
@@ -120,9 +120,11 @@ def outcomes(view: RunView) -> str:
     """Chunks and attempts by outcome; it is the key to the colours of the map too."""
     message = view.message
     chunks = view.counts.tolist()
-    lines = [_outcome_line(code, chunks[code], None) for code in (WAITING, RUNNING)]
+    labels = LABELS_AT_THE_END if message.ended else LABELS
+    lines = [_outcome_line(code, labels[code], chunks[code], None) for code in (WAITING, RUNNING)]
     for code, outcome in enumerate(Outcome, start=2):
-        lines.append(_outcome_line(code, chunks[code], message.attempts.get(outcome.value, 0)))
+        tries = message.attempts.get(outcome.value, 0)
+        lines.append(_outcome_line(code, labels[code], chunks[code], tries))
     if cut := chunks[CUT]:
         lines.append(
             f'<tr><th scope="row">{_swatch("cut", "✂")}cut into parts</th><td>{cut:,}</td><td></td></tr>'
@@ -134,12 +136,12 @@ def outcomes(view: RunView) -> str:
     )
 
 
-def _outcome_line(code: int, chunks: int, attempts: int | None) -> str:
+def _outcome_line(code: int, label: str, chunks: int, attempts: int | None) -> str:
     none = "" if chunks or attempts else ' class="none"'
     tried = "" if attempts is None else f"{attempts:,}"
     swatch = _swatch("", SYMBOLS[code], COLORS[code], INKS[code])
     return (
-        f'<tr{none}><th scope="row">{swatch}{LABELS[code]}</th>'
+        f'<tr{none}><th scope="row">{swatch}{label}</th>'
         f'<td>{chunks:,}</td><td class="quiet">{tried}</td></tr>'
     )
 
