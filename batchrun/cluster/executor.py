@@ -327,7 +327,7 @@ class DaskExecutor:
                 found.setdefault(task.address, []).append(key)
         return found
 
-    # Hearing; all but the subscribing is done on the client's loop
+    # Hearing; up to `_subscribe` on the client's loop
 
     def _follow(self, futures: Sequence[Future]) -> None:
         for future in futures:
